@@ -1,0 +1,127 @@
+//! The owner's side of the links: one task per connection, from its hello to its end.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use expman_model::limits::LEASE;
+use ractor::ActorRef;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use crate::error::{MeshError, Result};
+use crate::link::carrier::{Carrier, Connection, FrameReader, FrameSender};
+use crate::link::frame::Frame;
+use crate::run_actor::{LinkId, RunMsg};
+
+/// A connection that has not said hello by then is closed.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// A link that is silent this long, heartbeats included, is broken.
+const SILENCE: Duration = Duration::from_secs(LEASE.as_secs() + 5);
+/// How long the bytes of a dead process are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Accepts links until the run is closing.
+pub(crate) async fn accept<C: Carrier>(mut listener: C::Listener, run: ActorRef<RunMsg>, mut closing: watch::Receiver<bool>) {
+    let next_link = AtomicU64::new(1);
+    loop {
+        let connection = tokio::select! {
+            connection = C::accept(&mut listener) => connection,
+            _ = closing.wait_for(|closing| *closing) => return,
+        };
+        match connection {
+            Ok(connection) => {
+                let link = next_link.fetch_add(1, Ordering::Relaxed);
+                let run = run.clone();
+                tokio::spawn(async move { serve(link, connection, &run).await });
+            }
+            Err(e) => {
+                tracing::warn!("connection refused: {e}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+async fn serve(link: LinkId, connection: Connection, run: &ActorRef<RunMsg>) {
+    let Connection { read, write, peer_pid } = connection;
+    let mut reader = FrameReader::new(read);
+    let sender = FrameSender::start(write);
+    let hello = match tokio::time::timeout(HELLO_WITHIN, reader.next()).await {
+        Ok(Ok(Some(Frame::Hello(hello)))) => hello,
+        _ => return,
+    };
+    let process = peer_pid.and_then(process_end);
+    tell(run, RunMsg::Hello { link, hello, to: sender });
+    let ended = read_frames(link, &mut reader, process.as_ref(), run).await;
+    if let Err(e) = &ended {
+        tracing::debug!("link {link}: {e}");
+    }
+    let dead = match &process {
+        Some(process) => tokio::time::timeout(Duration::from_millis(50), process.readable()).await.is_ok(),
+        None => false,
+    };
+    tell(run, RunMsg::Gone { link, dead });
+}
+
+/// Becomes readable when the process ends, also while nobody has waited for it yet.
+fn process_end(pid: u32) -> Option<AsyncFd<std::os::fd::OwnedFd>> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    let fd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
+    AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).ok()
+}
+
+async fn ended(process: Option<&AsyncFd<std::os::fd::OwnedFd>>) {
+    match process {
+        Some(process) => drop(process.readable().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn read_frames(
+    link: LinkId,
+    reader: &mut FrameReader,
+    process: Option<&AsyncFd<std::os::fd::OwnedFd>>,
+    run: &ActorRef<RunMsg>,
+) -> Result<()> {
+    let mut patience = SILENCE;
+    loop {
+        // A frame is never abandoned half-read: once the process is dead, what it sent is read to the end.
+        let next = {
+            let next = tokio::time::timeout(patience, reader.next());
+            tokio::pin!(next);
+            if patience == SILENCE {
+                tokio::select! {
+                    biased;
+                    frame = &mut next => frame,
+                    () = ended(process) => {
+                        patience = LAST_WORDS;
+                        tokio::time::timeout(LAST_WORDS, &mut next).await.and_then(|frame| frame)
+                    }
+                }
+            } else {
+                next.await
+            }
+        };
+        let frame = match next {
+            Ok(frame) => frame?,
+            Err(_silent) => return Err(MeshError::Protocol("silent for too long".to_owned())),
+        };
+        let msg = match frame {
+            None => return Ok(()),
+            Some(Frame::Data(data)) => RunMsg::Batch { link, records: data.records },
+            Some(Frame::Marker(marker)) => RunMsg::Marker { link, marker },
+            Some(Frame::Bye(status)) => RunMsg::Bye { link, status },
+            Some(Frame::Ping) => RunMsg::Heard { link },
+            Some(Frame::Flush(request)) => RunMsg::Flush { link, request },
+            Some(other) => return Err(MeshError::Protocol(format!("unexpected {other:?}"))),
+        };
+        tell(run, msg);
+    }
+}
+
+fn tell(run: &ActorRef<RunMsg>, msg: RunMsg) {
+    if run.cast(msg).is_err() {
+        tracing::debug!("the run actor is gone");
+    }
+}

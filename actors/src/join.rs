@@ -1,0 +1,237 @@
+//! How a process reaches the owner of its run, and starts one when there is none.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use expman_model::limits::{LEASE, RECONNECT_MAX, RECONNECT_MIN};
+use expman_storage::{RunDir, durable};
+use ractor::ActorRef;
+use tokio::sync::oneshot;
+
+use crate::reply::answer;
+use crate::error::{MeshError, Result};
+use crate::forward_actor::ForwardMsg;
+use crate::link::carrier::{Carrier, Connection, FrameReader, FrameSender};
+use crate::link::frame::{Frame, Hello, Welcome};
+use crate::link::unix::UnixCarrier;
+use crate::owner::{OWNER_SPEC, Owner, OwnerAddress, OwnerSpec, READY, TAKEN, log_path};
+use crate::run_actor::{FINISHING, FOREIGN};
+
+/// How long an answer to a hello may take.
+const WELCOME_WITHIN: Duration = Duration::from_secs(5);
+/// How long an owner process may take until it can be reached.
+const START_WITHIN: Duration = Duration::from_secs(20);
+/// A link that is silent this long is broken.
+const SILENCE: Duration = Duration::from_secs(LEASE.as_secs() + 5);
+
+/// Where the owner of a run lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnerMode {
+    /// In a process of its own, started with this command line.
+    Process(Vec<String>),
+    /// In this process: for programs that are the run's only rank, and for tests.
+    InProcess,
+}
+
+/// What a process needs to reach its run.
+#[derive(Debug, Clone)]
+pub(crate) struct Joiner {
+    pub(crate) dir: RunDir,
+    pub(crate) spec: OwnerSpec,
+    pub(crate) owner: OwnerMode,
+    pub(crate) hello: Hello,
+}
+
+/// Keeps a link to the owner as long as the actor lives; `first` learns how the first attempt ended.
+pub(crate) async fn keep_link(mut joiner: Joiner, actor: ActorRef<ForwardMsg>, within: Duration, first: oneshot::Sender<Result<Welcome>>) {
+    let mut first = Some(first);
+    let start = Instant::now();
+    let mut delay = RECONNECT_MIN;
+    loop {
+        match joiner.connect().await {
+            Ok((welcome, mut reader, to)) => {
+                delay = RECONNECT_MIN;
+                // From now on the process is known: it keeps its rank, whoever the owner is.
+                joiner.hello.rank = Some(welcome.rank);
+                joiner.hello.resume = true;
+                if let Some(first) = first.take() {
+                    answer(first, Ok(welcome.clone()));
+                }
+                if actor.cast(ForwardMsg::LinkUp { welcome, to }).is_err() {
+                    return;
+                }
+                let ended = read_frames(&mut reader, &actor).await;
+                tracing::debug!("the link ended: {ended:?}");
+                if actor.cast(ForwardMsg::LinkDown).is_err() {
+                    return;
+                }
+            }
+            Err(e) => {
+                let hopeless = matches!(e, MeshError::RunExists { .. } | MeshError::Refused(_) | MeshError::Storage(_));
+                if first.is_some() && (hopeless || start.elapsed() >= within) {
+                    if let Some(first) = first.take() {
+                        let path = joiner.dir.root().to_owned();
+                        let told = if hopeless { e } else { MeshError::JoinTimeout { path, waited: within, why: e.to_string() } };
+                        answer(first, Err(told));
+                    }
+                    return;
+                }
+                tracing::debug!("not connected: {e}");
+            }
+        }
+        if actor.get_status() >= ractor::ActorStatus::Stopping {
+            return;
+        }
+        let jitter = Duration::from_millis(u64::from(std::process::id() % 17));
+        tokio::time::sleep(delay + jitter).await;
+        delay = (delay * 2).min(RECONNECT_MAX);
+    }
+}
+
+async fn read_frames(reader: &mut FrameReader, actor: &ActorRef<ForwardMsg>) -> Result<()> {
+    loop {
+        match tokio::time::timeout(SILENCE, reader.next()).await {
+            Ok(Ok(Some(frame))) => {
+                if actor.cast(ForwardMsg::Received(frame)).is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(e)) => return Err(e),
+            Err(_silent) => return Err(MeshError::Protocol("the owner is silent".to_owned())),
+        }
+    }
+}
+
+impl Joiner {
+    async fn connect(&self) -> Result<(Welcome, FrameReader, FrameSender)> {
+        let connection = match self.dial().await {
+            Ok(connection) => connection,
+            Err(e) => {
+                tracing::debug!("no owner yet: {e}");
+                self.start_owner().await?;
+                self.dial().await?
+            }
+        };
+        let mut reader = FrameReader::new(connection.read);
+        let to = FrameSender::start(connection.write);
+        if to.control(Frame::Hello(self.hello.clone())).is_err() {
+            return Err(MeshError::Protocol("the owner went away".to_owned()));
+        }
+        match tokio::time::timeout(WELCOME_WITHIN, reader.next()).await {
+            Ok(Ok(Some(Frame::Welcome(welcome)))) => Ok((welcome, reader, to)),
+            Ok(Ok(Some(Frame::Refused(why)))) => Err(self.refused(why)),
+            Ok(Ok(other)) => Err(MeshError::Protocol(format!("no welcome but {other:?}"))),
+            Ok(Err(e)) => Err(e),
+            Err(_elapsed) => Err(MeshError::Protocol("the owner does not answer".to_owned())),
+        }
+    }
+
+    fn refused(&self, why: String) -> MeshError {
+        match why.as_str() {
+            FINISHING => MeshError::Protocol(why),
+            FOREIGN => MeshError::RunExists { name: self.spec.seed.name.clone(), path: self.dir.root().to_owned() },
+            _ => MeshError::Refused(why),
+        }
+    }
+
+    async fn dial(&self) -> Result<Connection> {
+        let Some(owner) = OwnerAddress::read(&self.dir) else {
+            return Err(MeshError::Protocol("the run has no owner yet".to_owned()));
+        };
+        if owner.host != self.hello.host && expman_storage::lock::is_owned(&self.dir) {
+            return Err(MeshError::Refused(format!("its owner is on host {}, and this version joins ranks of one host only", owner.host)));
+        }
+        UnixCarrier.dial(&owner.address).await
+    }
+
+    /// Starts an owner unless another rank is doing so; either way there may be one afterwards.
+    async fn start_owner(&self) -> Result<()> {
+        match &self.owner {
+            OwnerMode::InProcess => match Owner::start(self.spec.clone()).await {
+                Ok(owner) => {
+                    tokio::spawn(async move {
+                        if let Err(e) = owner.closed().await {
+                            tracing::error!("the run was not closed well: {e}");
+                        }
+                    });
+                    Ok(())
+                }
+                Err(MeshError::Storage(expman_storage::StorageError::Locked { .. })) => Ok(()),
+                Err(e) => Err(e),
+            },
+            OwnerMode::Process(command) => {
+                let (dir, spec, command) = (self.dir.clone(), self.spec.clone(), command.clone());
+                let started = tokio::task::spawn_blocking(move || spawn_owner(&dir, &spec, &command));
+                started.await.map_err(|e| MeshError::OwnerStart(e.to_string()))?
+            }
+        }
+    }
+}
+
+/// Starts the owner process and waits for its first word.
+fn spawn_owner(dir: &RunDir, spec: &OwnerSpec, command: &[String]) -> Result<()> {
+    durable::create_dir(&dir.hidden())?;
+    let Some(_turn) = turn(dir)? else { return Ok(()) };
+    if OwnerAddress::read(dir).is_some_and(|owner| std::os::unix::net::UnixStream::connect(owner.address).is_ok()) {
+        return Ok(());
+    }
+    let spec = serde_json::to_string(spec).map_err(|e| MeshError::OwnerStart(e.to_string()))?;
+    let log_at = log_path(dir.root());
+    let log = File::options().create(true).append(true).open(&log_at).map_err(MeshError::io("open", &log_at))?;
+    // The shell leaves at once, so the owner is nobody's child: no rank has to wait for it, and none takes it along.
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", "\"$@\" &", "expman-owner"])
+        .args(command)
+        .env(OWNER_SPEC, spec)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .map_err(|e| MeshError::OwnerStart(format!("{}: {e}", command.join(" "))))?;
+    let stdout = child.stdout.take();
+    let (tell, told) = sync_channel(1);
+    std::thread::Builder::new()
+        .name("expman-owner-wait".to_owned())
+        .spawn(move || {
+            let mut line = String::new();
+            if let Some(stdout) = stdout
+                && let Err(e) = BufReader::new(stdout).read_line(&mut line)
+            {
+                line = e.to_string();
+            }
+            drop(tell.send(line));
+        })
+        .map_err(|e| MeshError::OwnerStart(e.to_string()))?;
+    if let Err(e) = child.wait() {
+        tracing::debug!("the starting shell: {e}");
+    }
+    match told.recv_timeout(START_WITHIN).as_deref().map(str::trim_end) {
+        Ok(READY | TAKEN) => Ok(()),
+        Ok("") => Err(MeshError::OwnerStart(format!("it ended at once: {}", last_line(&log_at)))),
+        Ok(why) => Err(MeshError::OwnerStart(why.to_owned())),
+        Err(_elapsed) => Err(MeshError::OwnerStart(format!("no word from it within {START_WITHIN:?}"))),
+    }
+}
+
+/// The right to start an owner; `None` when another process has it. Only the run's lock decides who is the owner.
+fn turn(dir: &RunDir) -> Result<Option<File>> {
+    let path = dir.hidden().join("SPAWN");
+    let file = durable::open_rw(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        Err(std::fs::TryLockError::Error(e)) => Err(MeshError::io("lock", path)(e)),
+    }
+}
+
+fn last_line(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing").to_owned()
+}

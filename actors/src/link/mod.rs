@@ -1,0 +1,5 @@
+//! The link between processes: frames over any ordered byte stream.
+
+pub mod carrier;
+pub mod frame;
+pub mod unix;

@@ -1,0 +1,191 @@
+//! `expman export`: a run's metrics as a file for other programs.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use expman_storage::export::{Format, Shape, to_file, to_writer};
+use expman_storage::legacy::read_rows;
+use expman_storage::{Filter, RunEntry};
+use serde_json::json;
+
+use crate::console::{Console, Sanitized};
+use crate::exit::{Exit, Refusal};
+use crate::json as exact;
+use crate::locate::{BaseDir, RUN_HELP, display_name, find_run};
+
+/// Write a run's metrics as CSV, JSON, JSON lines or Parquet
+///
+/// One row per call: step, timestamp, rank, attempt (only when a rank had several processes), then a column
+/// per metric in the order of their names; ordered by step, rank and sequence, calls without a step first.
+/// A metric named like one of the first columns stands in `metric:NAME`. A metric that a call did not log is
+/// null (empty in CSV). A column of mixed types is text.
+///
+/// With --long one row per metric of a call, with the columns of metrics.parquet: key, rank, step, timestamp,
+/// attempt, seq, kind (0 float, 1 int, 2 bool, 3 text), value, `int_value`, text.
+///
+/// NaN and the infinities are kept: NaN, inf, -inf in CSV; the strings "NaN", "inf", "-inf" in JSON.
+///
+/// A live run is exported as it stands now. What is damaged is named on stderr and left out; the exit code is then 4.
+#[derive(Debug, clap::Args)]
+#[command(after_help = RUN_HELP)]
+pub struct Args {
+    /// The run
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    #[command(flatten)]
+    base: BaseDir,
+    /// Format of the output; told from the ending of FILE when left out
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<FormatName>,
+    /// Where to write, replacing what stands there; `-` is stdout
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
+    /// Only these metrics, separated by commas or given several times
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    keys: Vec<String>,
+    /// Only these ranks, separated by commas or given several times
+    #[arg(long, value_name = "RANK", value_delimiter = ',')]
+    rank: Vec<u32>,
+    /// Only steps from this one on; calls without a step are left out then
+    #[arg(long, value_name = "STEP", allow_negative_numbers = true)]
+    since_step: Option<i64>,
+    /// One row per metric of a call instead of one per call
+    #[arg(long)]
+    long: bool,
+    /// Print what was written as an object on stdout; needs a FILE
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatName {
+    /// Comma-separated, with a header
+    Csv,
+    /// An array of objects
+    Json,
+    /// One object a line
+    Jsonl,
+    /// Columns, zstd
+    Parquet,
+}
+
+impl From<FormatName> for Format {
+    fn from(name: FormatName) -> Self {
+        match name {
+            FormatName::Csv => Self::Csv,
+            FormatName::Json => Self::Json,
+            FormatName::Jsonl => Self::Jsonl,
+            FormatName::Parquet => Self::Parquet,
+        }
+    }
+}
+
+impl Args {
+    /// Runs the command.
+    pub fn run(&self, console: &mut Console) -> anyhow::Result<Exit> {
+        let to_stdout = self.output == Path::new("-");
+        let format = self.format()?;
+        if to_stdout && self.json {
+            return Err(
+                Refusal::usage("--json and the data can't both go to stdout")
+                    .hint("give a file with -o")
+                    .into(),
+            );
+        }
+        if to_stdout && format == Format::Parquet && console.is_terminal() {
+            return Err(Refusal::usage("Parquet does not go to a terminal")
+                .hint("give a file with -o")
+                .into());
+        }
+        let run = find_run(&self.base.dir, &self.run)?;
+        self.check_output(&run)?;
+        if let Some(problem) = &run.problem {
+            console.warn(problem);
+        }
+        let read = read_rows(&run, &self.filter())?;
+        for key in self
+            .keys
+            .iter()
+            .filter(|key| read.rows.keys.get(key).is_none())
+        {
+            console.warn(&format!(
+                "no row of {} has the metric {key:?} in this selection",
+                display_name(&run)
+            ));
+        }
+        let shape = if self.long { Shape::Long } else { Shape::Wide };
+        let rows = if to_stdout {
+            let path = Path::new("stdout");
+            if console.is_terminal() {
+                to_writer(Sanitized(console.out()), path, &read.rows, shape, format)?
+            } else {
+                to_writer(console.out(), path, &read.rows, shape, format)?
+            }
+        } else {
+            to_file(&self.output, &read.rows, shape, format)?
+        };
+        for problem in &read.problems {
+            console.warn(problem);
+        }
+        if self.json {
+            let told = json!({"run": display_name(&run), "path": self.output, "rows": rows, "problems": read.problems});
+            exact::write(console.out(), &told)?;
+        } else if !to_stdout {
+            console.note(&format!("{rows} rows in {}", self.output.display()));
+        }
+        console.out().flush()?;
+        Ok(if read.problems.is_empty() {
+            Exit::Done
+        } else {
+            Exit::Partial
+        })
+    }
+
+    fn format(&self) -> Result<Format, Refusal> {
+        if let Some(name) = self.format {
+            return Ok(name.into());
+        }
+        match self.output.extension().and_then(|e| e.to_str()) {
+            Some("csv") => Ok(Format::Csv),
+            Some("json") => Ok(Format::Json),
+            Some("jsonl" | "ndjson") => Ok(Format::Jsonl),
+            Some("parquet") => Ok(Format::Parquet),
+            _ => Err(Refusal::usage("no format given").hint("say -f csv, json, jsonl or parquet")),
+        }
+    }
+
+    /// A run's own files are no place for an export.
+    fn check_output(&self, run: &RunEntry) -> Result<(), Refusal> {
+        let folder = self.output.parent().map(|p| {
+            if p.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                p
+            }
+        });
+        let (Some(folder), Ok(root)) = (
+            folder.and_then(|f| fs::canonicalize(f).ok()),
+            fs::canonicalize(run.dir.root()),
+        ) else {
+            return Ok(());
+        };
+        let inside = folder == root || folder.starts_with(root.join(".expman"));
+        if inside && self.output != Path::new("-") {
+            let what = format!("{} is among the run's own files", self.output.display());
+            return Err(Refusal::usage(what).hint("choose another folder"));
+        }
+        Ok(())
+    }
+
+    fn filter(&self) -> Filter {
+        Filter {
+            keys: (!self.keys.is_empty())
+                .then(|| self.keys.iter().cloned().collect::<HashSet<_>>()),
+            ranks: (!self.rank.is_empty()).then(|| self.rank.iter().copied().collect()),
+            since_step: self.since_step,
+        }
+    }
+}

@@ -1,0 +1,55 @@
+# What there is to do here. `just` alone lists it; the work is in scripts/.
+
+set shell := ["bash", "-uc"]
+
+_list:
+    @just --list --unsorted
+
+# Four processes train on real data; the page shows them live
+[group('use')]
+demo *args: (setup "demo")
+    .venv/bin/python examples/demo.py {{ args }}
+
+# Build everything and install it into .venv; extras: demo, test
+[group('use')]
+setup extras="demo,test":
+    @scripts/setup.sh {{ extras }}
+
+# Everything that must hold
+[group('check')]
+test: (setup "demo,test") lint test-rust test-python test-dashboard
+
+# Form and lints of all three languages
+[group('check')]
+lint: (setup "demo,test")
+    @scripts/lint.sh
+
+[group('check')]
+test-rust:
+    @scripts/test-rust.sh
+
+# The installed wheel; arguments go to pytest
+[group('check')]
+test-python *args: (setup "demo,test")
+    @scripts/test-python.sh {{ args }}
+
+[group('check')]
+test-dashboard: (setup "demo,test")
+    @scripts/test-dashboard.sh
+
+# Format all three languages in place
+[group('change')]
+fmt: (setup "demo,test")
+    cargo fmt --all
+    .venv/bin/ruff check --select I --fix .
+    .venv/bin/ruff format .
+
+# The figures in docs/benchmarks.md, measured again
+[group('change')]
+bench *args: (setup "demo,test")
+    @scripts/bench.sh {{ args }}
+
+# Remove what was built
+[group('change')]
+clean:
+    rm -rf target .venv server/dashboard/dist server/dashboard/node_modules

@@ -1,0 +1,37 @@
+//! Entries of `events.jsonl`: what happened to the run itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Incarnation, RunId, Version};
+use crate::status::RunStatus;
+
+/// One line of `events.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Unique in the run: the owner's epoch and a number.
+    pub id: String,
+    /// RFC 3339, UTC, microseconds.
+    pub timestamp: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub body: EventBody,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are the documentation")]
+pub enum EventBody {
+    RunStarted { run_id: RunId, epoch: u64 },
+    OwnerChanged { epoch: u64, recovered_rows: u64, torn_bytes: u64 },
+    RankJoined { rank: u32, incarnation: Incarnation, attempt: u32, host: String, pid: u32 },
+    RankLeft { rank: u32, incarnation: Incarnation, status: RunStatus, seq: u64 },
+    RankLost { rank: u32, incarnation: Incarnation, seq: u64, last_step: Option<i64>, reason: String },
+    FlushOpened { version: Version, ranks: Vec<u32> },
+    FlushClosed { version: Version, complete: bool, missing: Vec<u32>, elapsed_secs: f64, tag: Option<String> },
+    Params { rank: u32, keys: Vec<String> },
+    Artifact { rank: u32, name: String, size: u64, hash: String },
+    Status { from: RunStatus, to: RunStatus, message: Option<String> },
+    Gap { rank: u32, from_seq: u64, to_seq: u64, count: u64, reason: String },
+    Problem { what: String },
+}

@@ -1,0 +1,66 @@
+//! Every bound of the mesh, each a named constant with its unit.
+
+use std::time::Duration;
+
+/// Bytes of the queue between `log_*` and the ForwardActor, per process and run.
+pub const RING_BYTES: usize = 16 << 20;
+/// Largest frame on the link, checked by the sender.
+pub const FRAME_BYTES_MAX: usize = 16 << 20;
+/// Largest single record: what fits in a frame with room for its header.
+pub const RECORD_BYTES_MAX: usize = 4 << 20;
+/// A batch is cut at this many records …
+pub const BATCH_RECORDS: u32 = 512;
+/// … or this many bytes …
+pub const BATCH_BYTES: usize = 64 << 10;
+/// … or when its first record is this old.
+pub const BATCH_AGE: Duration = Duration::from_millis(50);
+/// Bytes a sender keeps in memory for the owner's acknowledgement; what is beyond goes to the spool file.
+pub const OUTBOX_BYTES: usize = 16 << 20;
+/// Bytes of the spool file of one process and run.
+pub const SPOOL_BYTES: u64 = 1 << 30;
+/// Bytes of one run that may be between the links and the commit log at once.
+pub const OWNER_BUDGET_BYTES: usize = 64 << 20;
+/// Smallest and largest number of unacknowledged bytes that the owner grants to one link.
+pub const CREDIT_BYTES_MIN: usize = 256 << 10;
+/// See [`CREDIT_BYTES_MIN`].
+pub const CREDIT_BYTES_MAX: usize = 8 << 20;
+/// The commit log is synced at the latest this long after a write when nobody flushes.
+pub const GROUP_COMMIT: Duration = Duration::from_millis(200);
+/// One group of the commit thread takes at most this many bytes.
+pub const GROUP_BYTES: usize = 4 << 20;
+/// A heartbeat is sent when a link was silent this long.
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
+/// A rank whose link is gone, or silent, this long is lost.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// First and last delay between two attempts to connect.
+pub const RECONNECT_MIN: Duration = Duration::from_millis(20);
+/// See [`RECONNECT_MIN`].
+pub const RECONNECT_MAX: Duration = Duration::from_secs(1);
+/// Default deadline of `flush`.
+pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Default deadline of `close` and of the exit of the process.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Default deadline of joining a run, the start of its owner included.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Rows after which the commit log is sealed into a segment.
+pub const SEAL_ROWS: u64 = 1 << 20;
+/// Bytes of the commit log after which it is sealed.
+pub const SEAL_BYTES: u64 = 64 << 20;
+/// `metrics.parquet` is published at most this often while the run is small.
+pub const PUBLISH_EVERY: Duration = Duration::from_secs(10);
+/// Above this size a publication waits until a quarter of the rows is unpublished.
+pub const PUBLISH_CHEAP_BYTES: u64 = 64 << 20;
+/// A run of at most this many rows is merged into one sorted file at close.
+pub const CLOSE_MERGE_ROWS: u64 = 5_000_000;
+/// Longest experiment or run name, in bytes.
+pub const FOLDER_NAME_BYTES_MAX: usize = 200;
+/// Longest metric, scalar or parameter name, in bytes.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// Most metrics in one call.
+pub const POINTS_PER_CALL_MAX: usize = 10_000;
+/// Most distinct metric names of a run that are summarised in `run.yaml`; all of them are stored.
+pub const SUMMARY_KEYS_MAX: usize = 10_000;
+/// Longest text value of a metric, message or console chunk, in bytes.
+pub const TEXT_BYTES_MAX: usize = 1 << 20;
+/// A console line longer than this is stored in chunks.
+pub const CONSOLE_CHUNK_BYTES: usize = 64 << 10;

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Form and lints of all three languages; changes nothing.
+source "$(dirname "$0")/common.sh"
+
+scripts/build-dashboard.sh # the server embeds it
+
+step "rust: format"
+cargo fmt --all --check
+
+step "rust: clippy"
+cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+
+if have cargo-deny; then
+    step "rust: dependencies (cargo-deny)"
+    cargo deny --locked check --hide-inclusion-graph
+else
+    echo "cargo-deny is not installed: licences and advisories are not checked" >&2
+fi
+
+step "python: ruff, mypy, stubtest"
+"$VENV/bin/ruff" check .
+"$VENV/bin/ruff" format --check .
+"$VENV/bin/mypy"
+"$VENV/bin/python" -m mypy.stubtest monarch_like --mypy-config-file pyproject.toml
+
+step "dashboard: svelte-check"
+(cd "$DASHBOARD" && npm run --silent check)

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The Python face, as installed from the wheel: tests, and the examples in its docstrings.
+# Arguments go to pytest.
+source "$(dirname "$0")/common.sh"
+
+root=$PWD
+python="$root/$VENV/bin/python"
+PATH="$root/$VENV/bin:$PATH" # the tests call `expman`
+
+step "python: tests"
+"$python" -m pytest "$@"
+
+if [[ $# == 0 ]]; then
+    step "python: documentation examples"
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    (cd "$scratch" && "$python" -m pytest -q -c "$root/pyproject.toml" --rootdir "$root" \
+        -p no:cacheprovider --doctest-modules --pyargs monarch_like)
+fi

@@ -1,0 +1,174 @@
+/** What the server answers, as far as the page reads it. */
+
+export type Status =
+  | "pending"
+  | "running"
+  | "finished"
+  | "failed"
+  | "cancelled"
+  | "crashed"
+  | "preempted"
+  | "interrupted"
+  | "unknown";
+
+export interface Health {
+  status: string;
+  version: string;
+  /** False when the server was started with `--no-live`: the page is then a snapshot. */
+  live: boolean;
+  base_dir: string;
+}
+
+export interface RankCounts {
+  live: number;
+  left: number;
+  lost: number;
+}
+
+export interface LastFlush {
+  version: string;
+  complete: boolean;
+  at: string;
+  elapsed_secs: number;
+  missing: number[];
+  tag: string | null;
+}
+
+export interface RunSummary {
+  id: string;
+  key: string;
+  experiment: string;
+  name: string;
+  status: Status;
+  started_at: string | null;
+  finished_at: string | null;
+  duration_secs: number | null;
+  world_size: number | null;
+  ranks: RankCounts;
+  rows: number;
+  dropped: number;
+  last_flush: LastFlush | null;
+  scalars: Record<string, unknown>;
+  tags: string[];
+  /** Something writes this run right now. */
+  live: boolean;
+  problem: string | null;
+}
+
+/** One process that logged as a rank: a rank that was restarted has several. */
+export interface RankEntry {
+  incarnation: string;
+  attempt: number;
+  host: string | null;
+  pid: number | null;
+  state: "live" | "left" | "lost";
+  joined_at: string | null;
+  left_at: string | null;
+  last_seen: string | null;
+  last_step: number | null;
+  rows: number;
+  points: number;
+  dropped: Record<string, number>;
+}
+
+export interface RunError {
+  rank: number;
+  message: string;
+  traceback: string;
+}
+
+/** The whole record of a run: its `run.yaml`, and what the server knows beside it. */
+export interface RunDetail {
+  id: string;
+  key: string;
+  experiment: string;
+  name: string;
+  status: Status;
+  started_at: string | null;
+  finished_at: string | null;
+  duration_secs: number | null;
+  description: string | null;
+  tags: string[];
+  language: string | null;
+  command: string[];
+  host: string | null;
+  world_size: number | null;
+  launcher: string | null;
+  rows: number;
+  dropped: number;
+  error: RunError | null;
+  last_flush: LastFlush | null;
+  scalars: Record<string, unknown>;
+  ranks: Record<string, RankEntry[]>;
+  live: boolean;
+  problem: string | null;
+  /** Server's clock, RFC 3339. */
+  now: string;
+}
+
+/** A number, or the name of one that JSON cannot hold. */
+export type Wire = number | boolean | "NaN" | "inf" | "-inf" | string;
+
+/** Points of one metric of one rank. With `min` and `max` each entry is a bucket, else a point. */
+export interface Series {
+  key: string;
+  rank: number;
+  kind: "number" | "text";
+  steps: (number | null)[];
+  timestamps: number[];
+  values: Wire[];
+  min?: Wire[];
+  max?: Wire[];
+  mean?: Wire[];
+  counts?: number[];
+  /** Values that are not finite, in the whole series. */
+  non_finite?: number;
+  /** Points of the series in the run, whatever was asked for. */
+  n: number;
+}
+
+export interface MetricsAnswer {
+  cursor: string;
+  /** Steps in one bucket, a power of two; null when the points are exact. */
+  bucket: number | null;
+  series: Series[];
+}
+
+export type LogFile = "run" | "console";
+
+export interface LogLine {
+  /** Byte where the line begins in its file: its identity. */
+  at: number;
+  t: string;
+  rank: number | null;
+  /** `out` or `err` in the console, the level in the run's own log. */
+  stream?: string;
+  level?: string;
+  text: string;
+}
+
+export interface LogsAnswer {
+  /** Byte behind the last line of the answer. */
+  cursor: number;
+  lines: LogLine[];
+}
+
+export interface LogsFrame {
+  file: LogFile;
+  cursor: number;
+  lines: LogLine[];
+}
+
+export interface Artifact {
+  name: string;
+  size: number;
+  type: string;
+  hash: string | null;
+}
+
+export interface RunEvent {
+  id: string;
+  type: string;
+  timestamp: string;
+  [field: string]: unknown;
+}

@@ -1,0 +1,26 @@
+//! Whether the server is there, and what it serves.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+
+use crate::router::AppState;
+
+/// See the module.
+#[derive(Debug, Serialize)]
+pub struct Health {
+    status: &'static str,
+    version: &'static str,
+    live: bool,
+    base_dir: String,
+}
+
+/// `GET /api/health`
+pub async fn health(State(state): State<AppState>) -> Json<Health> {
+    Json(Health {
+        status: "ok",
+        version: env!("CARGO_PKG_VERSION"),
+        live: state.config.live,
+        base_dir: state.config.base_dir.display().to_string(),
+    })
+}

@@ -1,0 +1,204 @@
+//! Metric values: exact, or as the buckets of a chart.
+
+use std::collections::HashSet;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use expman_storage::{Filter, RunEntry};
+use serde::{Deserialize, Serialize};
+
+use super::Params;
+use crate::chart::{BUCKETS_MAX, Charts};
+use crate::error::{Result, ServeError};
+use crate::follow::read_rows;
+use crate::router::AppState;
+use crate::watch::{Watch, cursor_at};
+use crate::wire::{self, Metrics};
+
+/// Points of one exact answer; more are to be had as buckets, or from the files.
+const POINTS_MAX: usize = 2_000_000;
+/// Buckets a series may be asked for.
+const BUCKETS_ASKED: std::ops::RangeInclusive<usize> = 1..=100_000;
+
+/// Which points.
+#[derive(Debug, Default, Deserialize)]
+pub struct MetricParams {
+    since_step: Option<i64>,
+    /// Ranks, separated by commas.
+    rank: Option<String>,
+    /// Metrics, separated by commas; a comma in a name is written `\,`.
+    keys: Option<String>,
+    max_points: Option<usize>,
+}
+
+impl MetricParams {
+    fn filter(&self) -> Result<Filter> {
+        let bad = |what: String| ServeError::BadRequest { what };
+        if let Some(max) = self.max_points.filter(|max| !BUCKETS_ASKED.contains(max)) {
+            return Err(bad(format!(
+                "max_points is {max}, and must be from 1 to {}",
+                BUCKETS_ASKED.end()
+            )));
+        }
+        let rank = |text: &str| {
+            text.trim()
+                .parse::<u32>()
+                .map_err(|_not_a_rank| bad(format!("rank {text:?} is no number")))
+        };
+        let ranks = self
+            .rank
+            .as_deref()
+            .map(|list| list.split(',').map(rank).collect::<Result<HashSet<_>>>())
+            .transpose()?;
+        Ok(Filter {
+            keys: self.keys.as_deref().map(names),
+            ranks,
+            since_step: self.since_step,
+        })
+    }
+}
+
+/// Splits at commas that have no backslash before them.
+fn names(list: &str) -> HashSet<String> {
+    let mut found = HashSet::new();
+    let mut name = String::new();
+    let mut chars = list.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => name.extend(chars.next()),
+            ',' => drop(found.insert(std::mem::take(&mut name))),
+            c => name.push(c),
+        }
+    }
+    found.insert(name);
+    found
+}
+
+/// `GET /api/runs/{key}/metrics?since_step=&rank=&keys=&max_points=`
+pub async fn metrics(
+    State(state): State<AppState>,
+    Path(key): Path<String>,
+    Params(params): Params<MetricParams>,
+) -> Result<Response> {
+    let filter = params.filter()?;
+    let body = match params.max_points {
+        // A run that is followed has its charts at hand, and its cursor fits them exactly.
+        Some(max) if state.config.live && max <= BUCKETS_MAX / 2 && filter.since_step.is_none() => {
+            let watch = state.hub.watch(&key).await?;
+            state
+                .reads
+                .run("the charts", move || {
+                    json(&from_charts(&watch, &filter, max))
+                })
+                .await?
+        }
+        max => {
+            let run = state.index.run(&key).await?;
+            let what = run.dir.root().display().to_string();
+            state
+                .reads
+                .run(what, move || json(&from_files(&run, &filter, max)?))
+                .await?
+        }
+    };
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// Made where blocking is allowed: an answer may have millions of numbers.
+fn json(metrics: &Metrics) -> Result<Vec<u8>> {
+    serde_json::to_vec(metrics).map_err(|e| ServeError::Unreadable {
+        what: e.to_string(),
+    })
+}
+
+fn from_charts(watch: &Watch, filter: &Filter, max: usize) -> Metrics {
+    let wanted = |key: &str, rank: u32| {
+        filter.keys.as_ref().is_none_or(|keys| keys.contains(key))
+            && filter
+                .ranks
+                .as_ref()
+                .is_none_or(|ranks| ranks.contains(&rank))
+    };
+    watch.charts(|charts, cursor| {
+        let (bucket, series) = wire::bucketed(charts, max, wanted);
+        Metrics {
+            cursor: cursor.to_string(),
+            bucket: Some(bucket),
+            series,
+        }
+    })
+}
+
+/// Reads the files: what is asked for is not what a chart of the whole run shows.
+fn from_files(run: &RunEntry, filter: &Filter, max: Option<usize>) -> Result<Metrics> {
+    // The logs' ends first: what comes meanwhile is then streamed, and not skipped.
+    let mut cursor = cursor_at(run, 0);
+    let (rows, total) = read_rows(&run.dir, filter)?;
+    cursor.rows = total;
+    let cursor = cursor.to_string();
+    let Some(max) = max else {
+        if rows.len() > POINTS_MAX {
+            let what = format!(
+                "{} points, more than {POINTS_MAX}: ask with max_points, keys, rank or since_step",
+                rows.len()
+            );
+            return Err(ServeError::BadRequest { what });
+        }
+        return Ok(Metrics {
+            cursor,
+            bucket: None,
+            series: wire::exact([(&rows, 0..rows.len())]),
+        });
+    };
+    let mut charts = Charts::with_buckets(max.saturating_mul(2));
+    charts.extend(&rows);
+    let (bucket, series) = wire::bucketed(&charts, max, |_, _| true);
+    Ok(Metrics {
+        cursor,
+        bucket: Some(bucket),
+        series,
+    })
+}
+
+/// One metric.
+#[derive(Debug, Serialize)]
+pub struct KeyInfo {
+    key: String,
+    ranks: Vec<u32>,
+    points: u64,
+    last_step: Option<i64>,
+}
+
+/// `GET /api/runs/{key}/keys`
+pub async fn keys(
+    State(state): State<AppState>,
+    Path(key): Path<String>,
+) -> Result<Json<Vec<KeyInfo>>> {
+    let watch = state.hub.watch(&key).await?;
+    let keys = watch.charts(|charts, _| {
+        let info = charts.metrics().map(|(key, ranks)| KeyInfo {
+            key: key.to_owned(),
+            ranks: ranks.keys().copied().collect(),
+            points: ranks.values().map(|s| s.points).sum(),
+            last_step: ranks.values().filter_map(|s| s.last_step).max(),
+        });
+        info.collect()
+    });
+    Ok(Json(keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_commas_can_be_asked_for() {
+        assert_eq!(
+            names(r"a,b\,c,d\\"),
+            HashSet::from(["a".into(), "b,c".into(), "d\\".into()])
+        );
+        assert_eq!(names(""), HashSet::from([String::new()]));
+    }
+}

@@ -1,0 +1,444 @@
+//! The shapes of the answers.
+
+use std::collections::BTreeMap;
+
+use expman_model::meta::{LastFlush, RankState};
+use expman_model::record::ValueRef;
+use expman_model::time::{now_us, rfc3339_us};
+use expman_model::{Param, RunMeta, RunStatus, Stream, Value};
+use expman_storage::text::LogLine;
+use expman_storage::{Rows, RunEntry, RunKind};
+use serde::{Serialize, Serializer};
+use serde_json::{Value as Json, json};
+
+use crate::chart::Charts;
+
+/// A number; what JSON has no number for is written as `"NaN"`, `"inf"` or `"-inf"`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Number(pub f64);
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            x if x.is_nan() => s.serialize_str("NaN"),
+            f64::INFINITY => s.serialize_str("inf"),
+            f64::NEG_INFINITY => s.serialize_str("-inf"),
+            x => s.serialize_f64(x),
+        }
+    }
+}
+
+/// A logged value with its type kept: 1.0 is not 1 and not true.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum WireValue {
+    /// A float.
+    Float(Number),
+    /// A whole number.
+    Int(i64),
+    /// A truth value.
+    Bool(bool),
+    /// Text.
+    Text(String),
+}
+
+impl From<ValueRef<'_>> for WireValue {
+    fn from(value: ValueRef<'_>) -> Self {
+        match value {
+            ValueRef::Float(x) => Self::Float(Number(x)),
+            ValueRef::Int(i) => Self::Int(i),
+            ValueRef::Bool(b) => Self::Bool(b),
+            ValueRef::Text(s) => Self::Text(s.to_owned()),
+        }
+    }
+}
+
+impl From<&Value> for WireValue {
+    fn from(value: &Value) -> Self {
+        match value {
+            Value::Float(x) => Self::Float(Number(*x)),
+            Value::Int(i) => Self::Int(*i),
+            Value::Bool(b) => Self::Bool(*b),
+            Value::Text(s) => Self::Text(s.clone()),
+        }
+    }
+}
+
+/// Ranks by the state of their latest process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct RankCounts {
+    live: usize,
+    left: usize,
+    lost: usize,
+}
+
+/// One line of the list of runs.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunSummary {
+    id: String,
+    key: String,
+    experiment: String,
+    name: String,
+    status: RunStatus,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    duration_secs: Option<f64>,
+    world_size: Option<u32>,
+    ranks: RankCounts,
+    rows: u64,
+    dropped: u64,
+    last_flush: Option<LastFlush>,
+    scalars: BTreeMap<String, WireValue>,
+    tags: Vec<String>,
+    live: bool,
+    problem: Option<String>,
+}
+
+/// Whether a process writes the run right now. The catalog calls an unfinished run without an owner crashed.
+pub fn is_live(run: &RunEntry) -> bool {
+    run.kind == RunKind::Mesh && run.problem.is_none() && !run.meta.status.is_finished()
+}
+
+/// How a rank's process stands: when the run's owner died without a word, nobody has noted the end of its ranks.
+fn rank_state(run: &RunEntry, noted: RankState) -> RankState {
+    if noted == RankState::Live && !is_live(run) {
+        RankState::Lost
+    } else {
+        noted
+    }
+}
+
+impl From<&RunEntry> for RunSummary {
+    fn from(run: &RunEntry) -> Self {
+        let meta = &run.meta;
+        let mut ranks = RankCounts::default();
+        for now in meta.ranks.values().filter_map(|all| all.last()) {
+            match rank_state(run, now.state) {
+                RankState::Live => ranks.live += 1,
+                RankState::Left => ranks.left += 1,
+                RankState::Lost => ranks.lost += 1,
+            }
+        }
+        Self {
+            id: format!("{}/{}", run.experiment, run.run),
+            key: run.key.clone(),
+            experiment: run.experiment.clone(),
+            name: run.run.clone(),
+            status: meta.status,
+            started_at: meta.started_at.clone(),
+            finished_at: meta.finished_at.clone(),
+            duration_secs: meta.duration_secs,
+            world_size: meta.world_size,
+            ranks,
+            rows: meta.rows,
+            dropped: meta.dropped,
+            last_flush: meta.last_flush.clone(),
+            scalars: scalars(meta),
+            tags: meta.tags.clone(),
+            live: is_live(run),
+            problem: run.problem.clone(),
+        }
+    }
+}
+
+fn scalars(meta: &RunMeta) -> BTreeMap<String, WireValue> {
+    meta.scalars
+        .iter()
+        .map(|(name, value)| (name.clone(), value.into()))
+        .collect()
+}
+
+/// The whole record of a run; `metrics` only when asked for, since there may be ten thousand.
+pub fn detail(run: &RunEntry, with_metrics: bool) -> Json {
+    let mut plain = run.meta.clone();
+    let metrics = std::mem::take(&mut plain.metrics);
+    for process in plain.ranks.values_mut().flatten() {
+        process.state = rank_state(run, process.state);
+    }
+    let mut json = serde_json::to_value(&plain).unwrap_or_else(|_no_json| json!({}));
+    json["id"] = json!(format!("{}/{}", run.experiment, run.run));
+    json["run_id"] = json!(run.meta.id);
+    json["key"] = json!(run.key);
+    json["kind"] = json!(run.kind);
+    json["live"] = json!(is_live(run));
+    json["problem"] = json!(run.problem);
+    json["now"] = json!(rfc3339_us(now_us()));
+    // JSON would turn a NaN into nothing.
+    json["scalars"] = json!(scalars(&run.meta));
+    match &mut json {
+        Json::Object(fields) if !with_metrics => drop(fields.remove("metrics")),
+        json => {
+            let exact = metrics.iter().map(|(name, m)| {
+                let fields = json!({
+                    "last": WireValue::from(&m.last), "step": m.step, "rank": m.rank,
+                    "min": m.min, "max": m.max, "count": m.count,
+                });
+                (name.clone(), fields)
+            });
+            json["metrics"] = Json::Object(exact.collect());
+        }
+    }
+    json
+}
+
+/// A parameter tree as JSON, numbers that JSON lacks as text.
+pub fn param(tree: &Param) -> Json {
+    match tree {
+        Param::Null => Json::Null,
+        Param::Bool(b) => json!(b),
+        Param::Int(i) => json!(i),
+        Param::Float(x) => json!(Number(*x)),
+        Param::Text(s) => json!(s),
+        Param::List(items) => items.iter().map(param).collect(),
+        Param::Map(entries) => {
+            Json::Object(entries.iter().map(|(k, v)| (k.clone(), param(v))).collect())
+        }
+    }
+}
+
+/// One metric of one rank, points or buckets.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Series {
+    key: String,
+    rank: u32,
+    kind: &'static str,
+    steps: Vec<Option<i64>>,
+    /// Microseconds since 1970 UTC.
+    timestamps: Vec<i64>,
+    values: Vec<WireValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min: Option<Vec<Number>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max: Option<Vec<Number>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mean: Option<Vec<Number>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counts: Option<Vec<u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    non_finite: Option<u64>,
+    /// Points of the answer; of the whole series where it has buckets.
+    n: u64,
+}
+
+const NUMBER: &str = "number";
+const TEXT: &str = "text";
+
+/// The answer to a question for metrics, and a frame of the stream.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Metrics {
+    /// Behind the last row that was looked at.
+    pub cursor: String,
+    /// Steps in one bucket; none when the points are exact.
+    pub bucket: Option<u64>,
+    /// By metric, rank and kind.
+    pub series: Vec<Series>,
+}
+
+/// Rows as exact series, each in the order in which its rank logged it.
+pub fn exact<'a>(
+    rows: impl IntoIterator<Item = (&'a Rows, std::ops::Range<usize>)>,
+) -> Vec<Series> {
+    let mut found: BTreeMap<(&str, u32, &'static str), Vec<expman_storage::Row<'a>>> =
+        BTreeMap::new();
+    for (table, range) in rows {
+        for row in range.map(|i| table.row(i)) {
+            let kind = if matches!(row.value, ValueRef::Text(_)) {
+                TEXT
+            } else {
+                NUMBER
+            };
+            found
+                .entry((row.key, row.rank, kind))
+                .or_default()
+                .push(row);
+        }
+    }
+    let series = found.into_iter().map(|((key, rank, kind), mut rows)| {
+        rows.sort_by_key(|row| (row.attempt, row.seq));
+        Series {
+            key: key.to_owned(),
+            rank,
+            kind,
+            steps: rows.iter().map(|row| row.step).collect(),
+            timestamps: rows.iter().map(|row| row.timestamp_us).collect(),
+            values: rows.iter().map(|row| row.value.into()).collect(),
+            n: rows.len() as u64,
+            ..Series::default()
+        }
+    });
+    series.collect()
+}
+
+/// Series as buckets of one width, at most `max` each.
+pub fn bucketed(
+    charts: &Charts,
+    max: usize,
+    wanted: impl Fn(&str, u32) -> bool,
+) -> (u64, Vec<Series>) {
+    let shift = charts.shift_for(max, &wanted);
+    let mut found = Vec::new();
+    for (key, rank, series) in charts.iter().filter(|&(key, rank, _)| wanted(key, rank)) {
+        let head = Series {
+            key: key.to_owned(),
+            rank,
+            n: series.points,
+            ..Series::default()
+        };
+        if series.has_numbers() {
+            let buckets = series.at(shift);
+            let column = |f: fn(&crate::chart::Bucket) -> f64| {
+                buckets.iter().map(|b| Number(f(b))).collect()
+            };
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a mean of more than 2^53 points is no less exact than its sum"
+            )]
+            let mean = |b: &crate::chart::Bucket| b.sum / b.n as f64;
+            found.push(Series {
+                kind: NUMBER,
+                // The shift undoes the one that made the index, so nothing is lost.
+                steps: buckets.iter().map(|b| Some(b.index << shift)).collect(),
+                timestamps: buckets.iter().map(|b| b.timestamp_us).collect(),
+                values: buckets
+                    .iter()
+                    .map(|b| WireValue::Float(Number(b.last)))
+                    .collect(),
+                min: Some(column(|b| b.min)),
+                max: Some(column(|b| b.max)),
+                mean: Some(column(mean)),
+                counts: Some(buckets.iter().map(|b| b.n).collect()),
+                non_finite: Some(series.non_finite),
+                ..head.clone()
+            });
+        }
+        if let Some((text, timestamp_us, count)) = &series.text {
+            found.push(Series {
+                kind: TEXT,
+                steps: vec![None],
+                timestamps: vec![*timestamp_us],
+                values: vec![WireValue::Text(text.clone())],
+                n: *count,
+                ..head
+            });
+        }
+    }
+    (1 << shift.min(63), found)
+}
+
+/// One record of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// Byte where the record begins: its identity.
+    pub at: u64,
+    /// RFC 3339 UTC; empty for what another program wrote into the file.
+    pub t: String,
+    /// None for what another program wrote.
+    pub rank: Option<u32>,
+    /// `out` or `err`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<&'static str>,
+    /// Severity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+    /// Python's logger.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub logger: String,
+    /// The line goes on in the next record of its stream.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    /// The text; bytes that are no UTF-8 are replaced here, and kept in the file.
+    pub text: String,
+}
+
+impl From<LogLine> for Line {
+    fn from(line: LogLine) -> Self {
+        let foreign = line.level.is_none() && line.stream.is_none();
+        Self {
+            at: line.offset,
+            t: if foreign {
+                String::new()
+            } else {
+                rfc3339_us(line.timestamp_us)
+            },
+            rank: (!foreign).then_some(line.rank),
+            stream: line
+                .stream
+                .map(|s| if s == Stream::Out { "out" } else { "err" }),
+            level: line.level.map(expman_model::Level::name),
+            logger: line.logger,
+            more: !line.ends_line,
+            text: String::from_utf8_lossy(&line.text).into_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expman_storage::Row;
+
+    use super::*;
+
+    #[test]
+    fn values_keep_their_type_and_their_strangeness() {
+        let mut rows = Rows::default();
+        let values = [
+            ValueRef::Float(1.0),
+            ValueRef::Int(i64::MIN),
+            ValueRef::Bool(true),
+            ValueRef::Float(f64::NAN),
+            ValueRef::Float(f64::NEG_INFINITY),
+            ValueRef::Float(-0.0),
+            ValueRef::Text("NaN"),
+        ];
+        for (seq, value) in (1..).zip(values) {
+            rows.push_row(&Row {
+                key: "k",
+                rank: 2,
+                step: None,
+                timestamp_us: 5,
+                attempt: 0,
+                seq,
+                value,
+            });
+        }
+        let series = exact([(&rows, 0..rows.len())]);
+        assert_eq!(
+            series.iter().map(|s| s.kind).collect::<Vec<_>>(),
+            [NUMBER, TEXT]
+        );
+        assert_eq!(
+            serde_json::to_string(&series[0].values).unwrap(),
+            r#"[1.0,-9223372036854775808,true,"NaN","-inf",-0.0]"#
+        );
+        assert_eq!(
+            serde_json::to_string(&series[1].values).unwrap(),
+            r#"["NaN"]"#
+        );
+    }
+
+    #[test]
+    fn a_series_comes_in_the_order_of_its_calls() {
+        let mut rows = Rows::default();
+        for (attempt, seq, step) in [(1, 1, 2), (0, 2, 9), (0, 1, 1)] {
+            rows.push_row(&Row {
+                key: "k",
+                rank: 0,
+                step: Some(step),
+                timestamp_us: 0,
+                attempt,
+                seq,
+                value: ValueRef::Int(step),
+            });
+        }
+        assert_eq!(exact([(&rows, 0..3)])[0].steps, [Some(1), Some(9), Some(2)]);
+    }
+
+    #[test]
+    fn parameters_keep_numbers_that_json_lacks() {
+        let tree = Param::Map(vec![(
+            "x".into(),
+            Param::List(vec![Param::Float(f64::INFINITY), Param::Int(2)]),
+        )]);
+        assert_eq!(param(&tree).to_string(), r#"{"x":["inf",2]}"#);
+    }
+}

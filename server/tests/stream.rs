@@ -1,0 +1,420 @@
+//! Event streams over a real socket.
+
+mod common;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use common::{LiveRun, Sandbox};
+use expman_model::record::Stream;
+use expman_model::{RunStatus, Value};
+use expman_server::{bind, serve_with_listener};
+use serde_json::Value as Json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Server {
+    addr: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    done: tokio::task::JoinHandle<expman_server::Result<()>>,
+}
+
+impl Server {
+    async fn start(sandbox: &Sandbox) -> Self {
+        let config = sandbox.config();
+        let listener = bind(&config).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let done = tokio::spawn(serve_with_listener(config, listener, async {
+            stopped.await.ok();
+        }));
+        Self {
+            addr,
+            stop: Some(stop),
+            done,
+        }
+    }
+
+    async fn json(&self, path: &str) -> Json {
+        let mut socket = self.ask(path, "connection: close\r\n").await;
+        let mut text = Vec::new();
+        socket.read_to_end(&mut text).await.unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{text}");
+        serde_json::from_str(body).unwrap()
+    }
+
+    async fn ask(&self, path: &str, headers: &str) -> TcpStream {
+        let mut socket = TcpStream::connect(self.addr).await.unwrap();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: {}\r\n{headers}\r\n",
+            self.addr
+        );
+        socket.write_all(request.as_bytes()).await.unwrap();
+        socket
+    }
+
+    async fn key(&self) -> String {
+        self.json("/api/runs").await[0]["key"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    async fn open(&self, key: &str, query: &str, last_event_id: Option<&str>) -> Events {
+        let headers = last_event_id.map_or(String::new(), |id| format!("last-event-id: {id}\r\n"));
+        let socket = self
+            .ask(&format!("/api/runs/{key}/stream{query}"), &headers)
+            .await;
+        let mut events = Events {
+            socket,
+            text: String::new(),
+            ready: VecDeque::new(),
+        };
+        let head = events.head().await;
+        assert!(
+            head.starts_with("HTTP/1.1 200") && head.contains("text/event-stream"),
+            "{head}"
+        );
+        assert!(
+            head.to_lowercase().contains("x-accel-buffering: no"),
+            "{head}"
+        );
+        events
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Seen {
+    name: String,
+    id: String,
+    data: Json,
+}
+
+/// Reads a chunked event stream.
+struct Events {
+    socket: TcpStream,
+    text: String,
+    ready: VecDeque<Seen>,
+}
+
+impl Events {
+    async fn head(&mut self) -> String {
+        while !self.text.contains("\r\n\r\n") {
+            assert!(self.more().await, "the connection ended");
+        }
+        let (head, rest) = self.text.split_once("\r\n\r\n").unwrap();
+        let head = head.to_owned();
+        self.text = rest.to_owned();
+        head
+    }
+
+    async fn more(&mut self) -> bool {
+        let mut bytes = [0; 65_536];
+        let n = tokio::time::timeout(PATIENCE, self.socket.read(&mut bytes))
+            .await
+            .expect("no event for a long time")
+            .unwrap();
+        self.text
+            .push_str(std::str::from_utf8(&bytes[..n]).unwrap());
+        n > 0
+    }
+
+    /// The next event of one of these names; none when the stream ended.
+    async fn next(&mut self, names: &[&str]) -> Option<Seen> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                if names.contains(&event.name.as_str()) {
+                    return Some(event);
+                }
+                continue;
+            }
+            let Some((size, rest)) = self.text.split_once("\r\n") else {
+                if !self.more().await {
+                    return None;
+                }
+                continue;
+            };
+            let size = usize::from_str_radix(size, 16).unwrap();
+            if size == 0 {
+                return None;
+            }
+            if rest.len() < size + 2 {
+                if !self.more().await {
+                    return None;
+                }
+                continue;
+            }
+            let (chunk, rest) = (rest[..size].to_owned(), rest[size + 2..].to_owned());
+            self.text = rest;
+            for block in chunk.split("\n\n").filter(|block| block.contains("event:")) {
+                let field = |name: &str| {
+                    block
+                        .lines()
+                        .find_map(|l| l.strip_prefix(name))
+                        .unwrap_or("")
+                        .trim()
+                        .to_owned()
+                };
+                self.ready.push_back(Seen {
+                    name: field("event:"),
+                    id: field("id:"),
+                    data: serde_json::from_str(&field("data:")).unwrap(),
+                });
+            }
+        }
+    }
+
+    /// The steps of a metric until the last one is there, with the id behind it.
+    async fn steps_until(&mut self, last: i64) -> (Vec<i64>, String) {
+        let mut steps = Vec::new();
+        loop {
+            let event = self.next(&["metrics", "reset"]).await.unwrap();
+            assert_eq!(event.name, "metrics");
+            for series in event.data["series"].as_array().unwrap() {
+                steps.extend(
+                    series["steps"]
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .map(|s| s.as_i64().unwrap()),
+                );
+            }
+            if steps.contains(&last) {
+                return (steps, event.id);
+            }
+        }
+    }
+}
+
+fn log(run: &mut LiveRun, steps: std::ops::Range<i64>) {
+    for step in steps {
+        run.metric(0, "loss", Some(step), Value::Float(0.5));
+    }
+    run.commit();
+}
+
+#[tokio::test]
+async fn a_point_is_streamed_within_a_second_and_the_series_is_continued_without_a_gap() {
+    let sandbox = Sandbox::new();
+    let mut run = sandbox.run("exp", "one", 1);
+    log(&mut run, 0..10);
+    let server = Server::start(&sandbox).await;
+    let key = server.key().await;
+    let answer = server
+        .json(&format!("/api/runs/{key}/metrics?max_points=1000"))
+        .await;
+    assert_eq!(answer["series"][0]["n"], 10);
+    // Logged between the answer and the stream: the cursor must not lose it.
+    log(&mut run, 10..13);
+    let mut events = server
+        .open(
+            &key,
+            &format!("?cursor={}", answer["cursor"].as_str().unwrap()),
+            None,
+        )
+        .await;
+    assert_eq!(events.steps_until(12).await.0, [10, 11, 12]);
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let started = Instant::now();
+    log(&mut run, 13..14);
+    assert_eq!(events.steps_until(13).await.0, [13]);
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_cut_stream_goes_on_behind_its_last_event_over_seals_and_the_end_of_the_run() {
+    let sandbox = Sandbox::new();
+    let mut run = sandbox.run("exp", "one", 1);
+    let server = Server::start(&sandbox).await;
+    let key = server.key().await;
+    let mut events = server.open(&key, "?topics=metrics", None).await;
+    let (mut all, mut id, mut next) = (Vec::new(), String::new(), 0);
+    for round in 0..6 {
+        log(&mut run, next..next + 20);
+        if round % 2 == 1 {
+            run.publish();
+        }
+        let (steps, last) = events.steps_until(next + 19).await;
+        all.extend(steps);
+        id = last;
+        next += 20;
+        drop(events);
+        log(&mut run, next..next + 5);
+        next += 5;
+        events = server.open(&key, "?topics=metrics", Some(&id)).await;
+        all.extend(events.steps_until(next - 1).await.0);
+    }
+    log(&mut run, next..next + 3);
+    run.finish(RunStatus::Finished);
+    all.extend(events.steps_until(next + 2).await.0);
+    assert_eq!(all, (0..next + 3).collect::<Vec<_>>());
+    drop(events);
+    let mut again = server.open(&key, "?topics=metrics,state", Some(&id)).await;
+    assert_eq!(
+        again.next(&["state"]).await.unwrap().data["status"],
+        "finished"
+    );
+}
+
+#[tokio::test]
+async fn lines_and_states_are_streamed_too() {
+    let sandbox = Sandbox::new();
+    let mut run = sandbox.run("exp", "one", 2);
+    let server = Server::start(&sandbox).await;
+    let key = server.key().await;
+    let mut events = server.open(&key, "?topics=logs,state", None).await;
+    let first = events.next(&["state"]).await.unwrap();
+    assert_eq!(
+        (first.data["status"].as_str(), first.data["live"].as_bool()),
+        (Some("running"), Some(true))
+    );
+    assert_eq!(first.data["ranks"].as_object().unwrap().len(), 2);
+    run.line(
+        1,
+        Stream::Err,
+        b"\x1b[31mevent: reset\r\n\ndata: {}\n\nid: 1",
+    );
+    run.metric(0, "m", None, Value::Int(1));
+    run.commit();
+    let lines = events.next(&["logs", "metrics", "reset"]).await.unwrap();
+    assert_eq!(
+        (lines.name.as_str(), lines.data["file"].as_str()),
+        ("logs", Some("console"))
+    );
+    assert_eq!(
+        lines.data["lines"][0]["text"],
+        "\u{1b}[31mevent: reset\r\n\ndata: {}\n\nid: 1"
+    );
+    run.finish(RunStatus::Failed);
+    loop {
+        let state = events.next(&["state", "reset"]).await.unwrap();
+        assert_eq!(state.name, "state");
+        if state.data["live"] == false && state.data["status"] == "failed" {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_or_broken_cursor_is_answered_with_reset_and_a_good_one() {
+    let sandbox = Sandbox::new();
+    let mut run = sandbox.run("exp", "one", 1);
+    log(&mut run, 0..5);
+    let server = Server::start(&sandbox).await;
+    let key = server.key().await;
+    let now = server
+        .json(&format!("/api/runs/{key}/metrics?max_points=10"))
+        .await["cursor"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let parts: Vec<u64> = now.split('-').map(|p| p.parse().unwrap()).collect();
+    let other = |epoch: u64, rows: u64| format!("{epoch}-{rows}-{}-{}", parts[2], parts[3]);
+    let bad = [
+        other(parts[0] ^ 1, 5),
+        other(parts[0], 6),
+        other(parts[0], 4),
+        "garbage".into(),
+        String::new(),
+        "1-2-3".into(),
+    ];
+    for id in bad {
+        let mut events = server.open(&key, "", Some(&id)).await;
+        let reset = events.next(&["reset", "metrics"]).await.unwrap();
+        assert_eq!(
+            (reset.name.as_str(), reset.id.as_str()),
+            ("reset", now.as_str()),
+            "{id}"
+        );
+        assert_eq!(reset.data["cursor"], now.as_str());
+        assert!(
+            events.next(&["metrics", "reset"]).await.is_none(),
+            "the stream ends"
+        );
+    }
+    let mut good = server.open(&key, "", Some(&now)).await;
+    log(&mut run, 5..6);
+    assert_eq!(good.steps_until(5).await.0, [5]);
+}
+
+#[tokio::test]
+async fn a_hundred_readers_of_one_run_all_see_every_row() {
+    let sandbox = Sandbox::new();
+    let mut run = sandbox.run("exp", "one", 1);
+    let server = Server::start(&sandbox).await;
+    let key = server.key().await;
+    let mut readers = Vec::new();
+    for _ in 0..100 {
+        readers.push(server.open(&key, "?topics=metrics,state", None).await);
+        // Counted as here once it got its first word.
+        readers.last_mut().unwrap().next(&["state"]).await.unwrap();
+    }
+    let mut tasks: Vec<_> = readers
+        .into_iter()
+        .map(|mut r| tokio::spawn(async move { r.steps_until(199).await.0 }))
+        .collect();
+    for n in 0..10 {
+        log(&mut run, n * 20..(n + 1) * 20);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for task in tasks.drain(..) {
+        assert_eq!(task.await.unwrap(), (0..200).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn streams_beyond_the_limit_are_refused_and_freed_places_are_given_again() {
+    let sandbox = Sandbox::new();
+    let run = sandbox.run("exp", "one", 1);
+    let server = Server::start(&sandbox).await;
+    let key = server.key().await;
+    let mut open = Vec::new();
+    for _ in 0..256 {
+        open.push(server.open(&key, "?topics=metrics", None).await);
+    }
+    let refused = async || {
+        let mut socket = server
+            .ask(&format!("/api/runs/{key}/stream"), "connection: close\r\n")
+            .await;
+        let mut text = [0; 12];
+        socket.read_exact(&mut text).await.unwrap();
+        text == *b"HTTP/1.1 503"
+    };
+    assert!(refused().await);
+    open.pop();
+    let started = Instant::now();
+    while refused().await {
+        assert!(started.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    run.abandon();
+}
+
+#[tokio::test]
+async fn stopping_the_server_ends_its_streams_at_once() {
+    let sandbox = Sandbox::new();
+    let _run = sandbox.run("exp", "one", 1);
+    let mut server = Server::start(&sandbox).await;
+    let key = server.key().await;
+    let mut events = server.open(&key, "", None).await;
+    events.next(&["state"]).await.unwrap();
+    let started = Instant::now();
+    server.stop.take().unwrap().send(()).unwrap();
+    assert!(events.next(&["metrics"]).await.is_none());
+    server.done.await.unwrap().unwrap();
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+}

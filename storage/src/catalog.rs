@@ -1,0 +1,203 @@
+//! The runs below a folder, found by walking it: `BASE/EXPERIMENT/RUN`.
+
+use std::path::{Path, PathBuf};
+
+use expman_model::{RunMeta, RunStatus};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, StorageError};
+use crate::layout::{RunDir, names};
+use crate::{lock, yaml};
+
+/// Who wrote a run folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunKind {
+    /// This project.
+    Mesh,
+    /// expman-rs.
+    ExpmanRs,
+}
+
+/// One run folder.
+#[derive(Debug, Clone)]
+pub struct RunEntry {
+    /// Opaque, stable and safe in a URL.
+    pub key: String,
+    /// Folder above.
+    pub experiment: String,
+    /// Folder.
+    pub run: String,
+    /// Where it is.
+    pub dir: RunDir,
+    /// Who wrote it.
+    pub kind: RunKind,
+    /// Its record; where that is broken, one made from the folder's name.
+    pub meta: RunMeta,
+    /// What is wrong with it.
+    pub problem: Option<String>,
+}
+
+/// `experiment.yaml`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExperimentMeta {
+    /// A name for people.
+    pub display_name: Option<String>,
+    /// The user's text.
+    pub description: Option<String>,
+    /// The user's tags.
+    pub tags: Vec<String>,
+}
+
+/// One experiment folder.
+#[derive(Debug, Clone)]
+pub struct ExperimentEntry {
+    /// Its folder's name.
+    pub name: String,
+    /// Its record.
+    pub meta: ExperimentMeta,
+    /// How many runs it has.
+    pub runs: usize,
+    /// What is wrong with its record.
+    pub problem: Option<String>,
+}
+
+/// A folder of experiments.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    base: PathBuf,
+}
+
+impl Catalog {
+    /// A base folder; a missing one is empty.
+    #[must_use]
+    pub fn new(base: impl Into<PathBuf>) -> Self {
+        Self { base: base.into() }
+    }
+
+    /// The base folder.
+    #[must_use]
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// Every experiment that has a run, by name.
+    ///
+    /// # Errors
+    /// When the base folder can't be listed.
+    pub fn experiments(&self) -> Result<Vec<ExperimentEntry>> {
+        let mut found = Vec::new();
+        for (name, path) in folders(&self.base)? {
+            let runs = folders(&path)?.iter().filter(|(_, p)| kind_of(p).is_some()).count();
+            let path = path.join("experiment.yaml");
+            if runs == 0 && !path.exists() {
+                continue;
+            }
+            let (meta, problem) = match yaml::read(&path) {
+                Ok(meta) => (meta.unwrap_or_default(), None),
+                Err(e) => (ExperimentMeta::default(), Some(e.to_string())),
+            };
+            found.push(ExperimentEntry { name, meta, runs, problem });
+        }
+        Ok(found)
+    }
+
+    /// Every run, or those of one experiment, by experiment and name.
+    ///
+    /// # Errors
+    /// When a folder can't be listed.
+    pub fn runs(&self, experiment: Option<&str>) -> Result<Vec<RunEntry>> {
+        let mut found = Vec::new();
+        for (name, path) in folders(&self.base)? {
+            if experiment.is_some_and(|wanted| wanted != name) {
+                continue;
+            }
+            for (run, root) in folders(&path)? {
+                if let Some(kind) = kind_of(&root) {
+                    found.push(entry(&name, &run, &root, kind));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The run with this key, looked up and never joined into a path.
+    ///
+    /// # Errors
+    /// When a folder can't be listed.
+    pub fn by_key(&self, key: &str) -> Result<Option<RunEntry>> {
+        for (experiment, path) in folders(&self.base)? {
+            for (run, root) in folders(&path)? {
+                if key_of(&experiment, &run) == key
+                    && let Some(kind) = kind_of(&root)
+                {
+                    return Ok(Some(entry(&experiment, &run, &root, kind)));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The run in a folder that the caller names by its path.
+///
+/// # Errors
+/// When no run is there.
+pub fn open_run(root: &Path) -> Result<RunEntry> {
+    let kind = kind_of(root).ok_or_else(|| StorageError::NoRun { path: root.to_owned() })?;
+    let full = std::fs::canonicalize(root).unwrap_or_else(|_gone| root.to_owned());
+    let part = |path: Option<&Path>| path.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(entry(&part(full.parent()), &part(Some(&full)), root, kind))
+}
+
+/// The opaque key of a run.
+#[must_use]
+pub fn key_of(experiment: &str, run: &str) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(experiment.as_bytes()).update(b"\0").update(run.as_bytes());
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+fn folders(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = names(dir)?;
+    found.retain(|(name, path)| !name.starts_with('.') && std::fs::symlink_metadata(path).is_ok_and(|m| m.is_dir()));
+    found.sort();
+    Ok(found)
+}
+
+fn kind_of(root: &Path) -> Option<RunKind> {
+    if root.join(".expman").is_dir() {
+        return Some(RunKind::Mesh);
+    }
+    ["run.yaml", "metrics.parquet", "vectors.parquet", "events.jsonl"].iter().any(|f| root.join(f).is_file()).then_some(RunKind::ExpmanRs)
+}
+
+fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {
+    let dir = RunDir::at(root);
+    let named = RunMeta { name: run.to_owned(), experiment: experiment.to_owned(), ..RunMeta::default() };
+    let (mut meta, mut problem) = match read_meta(&dir, kind) {
+        Ok(Some(meta)) => (meta, None),
+        Ok(None) => (named, Some(format!("{} is missing", dir.meta().display()))),
+        Err(e) => (named, Some(e.to_string())),
+    };
+    run.clone_into(&mut meta.name);
+    experiment.clone_into(&mut meta.experiment);
+    if kind == RunKind::Mesh {
+        let unfinished = matches!(meta.status, RunStatus::Running | RunStatus::Pending);
+        if unfinished && !lock::is_owned(&dir) {
+            meta.status = RunStatus::Crashed;
+        }
+        if problem.is_none() && !dir.metrics().is_file() {
+            problem = Some(format!("{} is missing", dir.metrics().display()));
+        }
+    }
+    RunEntry { key: key_of(experiment, run), experiment: experiment.to_owned(), run: run.to_owned(), dir, kind, meta, problem }
+}
+
+fn read_meta(dir: &RunDir, kind: RunKind) -> Result<Option<RunMeta>> {
+    match kind {
+        RunKind::Mesh => yaml::read(&dir.meta()),
+        RunKind::ExpmanRs => crate::legacy::read_meta(dir),
+    }
+}

@@ -1,0 +1,35 @@
+//! The files of a run: layout, commit log, Parquet parts, readers and recovery.
+//!
+//! Everything here is synchronous and knows no actors.
+
+pub mod artifact;
+pub mod catalog;
+pub mod durable;
+pub mod error;
+pub mod events;
+pub mod export;
+pub mod layout;
+pub mod legacy;
+pub mod lock;
+pub mod reader;
+pub mod recovery;
+pub mod rows;
+pub mod run_writer;
+mod sealer;
+pub mod segment;
+mod state;
+pub mod tail;
+pub mod text;
+pub mod wal;
+pub mod wide;
+pub mod yaml;
+
+pub use catalog::{Catalog, RunEntry, RunKind};
+pub use error::{Result, StorageError};
+pub use layout::RunDir;
+pub use reader::{Filter, Snapshot, snapshot};
+pub use rows::{Row, Rows};
+pub use tail::{Tail, TextTail};
+pub use lock::OwnerLock;
+pub use recovery::Recovery;
+pub use run_writer::RunWriter;

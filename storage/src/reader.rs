@@ -1,0 +1,186 @@
+//! Reading a run's metric rows as they stand now: the published file, then segments, then commit logs.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Float64Type, Int8Type, Int32Type, Int64Type, TimestampMicrosecondType};
+use expman_model::record::ValueRef;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::statistics::Statistics;
+
+use crate::error::{At, Result, StorageError};
+use crate::layout::RunDir;
+use crate::rows::{Row, Rows};
+use crate::segment::claimed_hi;
+use crate::wal::{Frame, WalReader};
+
+/// How often a snapshot starts again when files move under it.
+const ATTEMPTS: u32 = 8;
+
+/// Which rows are wanted; the default is all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only these names.
+    pub keys: Option<HashSet<String>>,
+    /// Only these ranks.
+    pub ranks: Option<HashSet<u32>>,
+    /// Only steps from here on; rows without a step are left out.
+    pub since_step: Option<i64>,
+}
+
+impl Filter {
+    /// Whether a row is wanted.
+    #[must_use]
+    pub fn admits(&self, row: &Row<'_>) -> bool {
+        self.keys.as_ref().is_none_or(|keys| keys.contains(row.key))
+            && self.ranks.as_ref().is_none_or(|ranks| ranks.contains(&row.rank))
+            && self.since_step.is_none_or(|since| row.step.is_some_and(|step| step >= since))
+    }
+}
+
+/// The rows of a run at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The wanted rows: published ones by (key, rank, step), later ones in order of arrival.
+    pub rows: Rows,
+    /// How many rows the run had, wanted or not.
+    pub total: u64,
+    /// The log that is being written, standing behind the snapshot's last frame; `None` when the run is closed.
+    pub log: Option<WalReader>,
+    /// What was found damaged and left out.
+    pub problems: Vec<String>,
+}
+
+/// Reads the rows of a run that may be growing.
+///
+/// # Errors
+/// When a file can't be read or is damaged, or rows are missing between two files.
+pub fn snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
+    let mut attempt = 1;
+    loop {
+        match try_snapshot(dir, filter) {
+            Err(e) if attempt < ATTEMPTS && (e.is_not_found() || matches!(e, StorageError::MissingRows { .. })) => {
+                attempt += 1;
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
+}
+
+fn try_snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
+    let mut rows = Rows::default();
+    let mut end = read_parquet(&dir.metrics(), filter, &mut rows)?.ok_or_else(|| StorageError::NoRun { path: dir.root().to_owned() })?;
+    for path in segment_chain(dir, &mut end)? {
+        read_parquet(&path, filter, &mut rows)?;
+    }
+    let mut log = None;
+    let mut problems = Vec::new();
+    let sealed = end;
+    for wal in dir.wals()?.into_iter().filter(|w| w.lo >= sealed) {
+        if wal.lo != end {
+            return Err(StorageError::MissingRows { path: dir.root().to_owned(), from: end, to: wal.lo });
+        }
+        let mut reader = WalReader::open(&wal.path)?;
+        end += drain(&mut reader, filter, &mut rows, &mut problems)?;
+        log = Some(reader);
+    }
+    Ok(Snapshot { rows, total: end, log, problems })
+}
+
+/// Segments that continue the published rows, the longest first where two start at one row.
+pub(crate) fn segment_chain(dir: &RunDir, end: &mut u64) -> Result<Vec<PathBuf>> {
+    let segments = dir.segments()?;
+    let mut chain = Vec::new();
+    while let Some(next) = segments.iter().filter(|s| s.lo == *end && s.hi > s.lo).max_by_key(|s| s.hi) {
+        chain.push(next.path.clone());
+        *end = next.hi;
+    }
+    Ok(chain)
+}
+
+/// Reads every whole frame that a log has now and returns how many rows they held.
+pub(crate) fn drain(reader: &mut WalReader, filter: &Filter, rows: &mut Rows, problems: &mut Vec<String>) -> Result<u64> {
+    let mut seen = 0;
+    loop {
+        match reader.next_frame()? {
+            Ok(Frame::Batch(batch)) => {
+                seen += batch.rows.len() as u64;
+                for row in batch.rows.iter().filter(|row| filter.admits(row)) {
+                    rows.push_row(&row);
+                }
+            }
+            Ok(Frame::Header(_) | Frame::Writer(_)) => {}
+            Err(crate::wal::Next::End) => return Ok(seen),
+            Err(crate::wal::Next::Bad(what)) => {
+                problems.push(format!("{} is damaged at byte {}: {what}", reader.path().display(), reader.offset()));
+                return Ok(seen);
+            }
+        }
+    }
+}
+
+/// Adds the wanted rows of a Parquet file and returns its `hi`; `None` when it is not there.
+pub(crate) fn read_parquet(path: &Path, filter: &Filter, rows: &mut Rows) -> Result<Option<u64>> {
+    let file = match File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file.at("open", path)?,
+    };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
+    let hi = claimed_hi(builder.metadata());
+    let wanted = (0..builder.metadata().num_row_groups()).filter(|&g| may_hold(builder.metadata().row_group(g), filter)).collect();
+    for batch in builder.with_row_groups(wanted).with_batch_size(8_192).build().at("read", path)? {
+        let batch = batch.at("read", path)?;
+        add_batch(path, &batch, filter, rows)?;
+    }
+    hi.map(Some).ok_or_else(|| StorageError::Damaged { path: path.to_owned(), offset: 0, what: "its metadata lacks expman.hi".to_owned() })
+}
+
+/// Whether a row group's names can include a wanted one.
+fn may_hold(group: &parquet::file::metadata::RowGroupMetaData, filter: &Filter) -> bool {
+    let Some(keys) = &filter.keys else { return true };
+    let Some(Statistics::ByteArray(stats)) = group.columns().first().and_then(|c| c.statistics()) else { return true };
+    let (Some(min), Some(max)) = (stats.min_opt(), stats.max_opt()) else { return true };
+    let exact = stats.max_is_exact();
+    keys.iter().any(|key| key.as_bytes() >= min.data() && (!exact || key.as_bytes() <= max.data()))
+}
+
+#[expect(clippy::cast_sign_loss, reason = "ranks, attempts and seqs were written from unsigned numbers")]
+fn add_batch(path: &Path, batch: &RecordBatch, filter: &Filter, rows: &mut Rows) -> Result<()> {
+    let column = |name: &str| {
+        batch.column_by_name(name).ok_or_else(|| StorageError::Damaged { path: path.to_owned(), offset: 0, what: format!("it has no column {name:?}") })
+    };
+    let wrong = |name: &str| StorageError::Damaged { path: path.to_owned(), offset: 0, what: format!("column {name:?} has another type") };
+    let key = column("key")?.as_string_opt::<i32>().ok_or_else(|| wrong("key"))?;
+    let rank = column("rank")?.as_primitive_opt::<Int32Type>().ok_or_else(|| wrong("rank"))?;
+    let step = column("step")?.as_primitive_opt::<Int64Type>().ok_or_else(|| wrong("step"))?;
+    let timestamp = column("timestamp")?.as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(|| wrong("timestamp"))?;
+    let attempt = column("attempt")?.as_primitive_opt::<Int32Type>().ok_or_else(|| wrong("attempt"))?;
+    let seq = column("seq")?.as_primitive_opt::<Int64Type>().ok_or_else(|| wrong("seq"))?;
+    let kind = column("kind")?.as_primitive_opt::<Int8Type>().ok_or_else(|| wrong("kind"))?;
+    let value = column("value")?.as_primitive_opt::<Float64Type>().ok_or_else(|| wrong("value"))?;
+    let int = column("int_value")?.as_primitive_opt::<Int64Type>().ok_or_else(|| wrong("int_value"))?;
+    let text = column("text")?.as_string_opt::<i32>().ok_or_else(|| wrong("text"))?;
+    for i in 0..batch.num_rows() {
+        let row = Row {
+            key: key.value(i),
+            rank: rank.value(i) as u32,
+            step: step.is_valid(i).then(|| step.value(i)),
+            timestamp_us: timestamp.value(i),
+            attempt: attempt.value(i) as u32,
+            seq: seq.value(i) as u64,
+            value: match kind.value(i) {
+                0 => ValueRef::Float(value.value(i)),
+                1 => ValueRef::Int(int.value(i)),
+                2 => ValueRef::Bool(int.value(i) != 0),
+                _ => ValueRef::Text(text.value(i)),
+            },
+        };
+        if filter.admits(&row) {
+            rows.push_row(&row);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,312 @@
+//! Metric rows in columns: what the commit log holds, segments are sorted from, and readers return.
+//!
+//! One row is one metric of one call.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Float64Builder, Int8Array, Int32Array, Int64Array, Int64Builder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use expman_model::Value;
+use expman_model::record::ValueRef;
+
+/// Names, each with a number that counts up from 0.
+#[derive(Debug, Clone, Default)]
+pub struct KeyTable {
+    names: Vec<Arc<str>>,
+    ids: HashMap<Arc<str>, u32>,
+}
+
+impl KeyTable {
+    /// The number of a name, a new one if need be.
+    pub fn intern(&mut self, name: &str) -> u32 {
+        if let Some(&id) = self.ids.get(name) {
+            return id;
+        }
+        let id = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        let name: Arc<str> = name.into();
+        self.names.push(Arc::clone(&name));
+        self.ids.insert(name, id);
+        id
+    }
+
+    /// The name of a number.
+    #[must_use]
+    pub fn name(&self, id: u32) -> &Arc<str> {
+        &self.names[id as usize]
+    }
+
+    /// The number of a name, if it has one.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<u32> {
+        self.ids.get(name).copied()
+    }
+
+    /// All names in the order of their numbers.
+    #[must_use]
+    pub fn names(&self) -> &[Arc<str>] {
+        &self.names
+    }
+
+    /// How many names there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+}
+
+/// One row, borrowed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Row<'a> {
+    /// The metric's name.
+    pub key: &'a str,
+    /// Rank that logged it.
+    pub rank: u32,
+    /// Its step.
+    pub step: Option<i64>,
+    /// Microseconds since 1970 UTC.
+    pub timestamp_us: i64,
+    /// Which incarnation of the rank: 0, 1, 2 …
+    pub attempt: u32,
+    /// The call's sequence number within the incarnation.
+    pub seq: u64,
+    /// The value.
+    pub value: ValueRef<'a>,
+}
+
+/// Rows in columns.
+#[derive(Debug, Clone, Default)]
+pub struct Rows {
+    /// Names behind `key`.
+    pub keys: KeyTable,
+    pub(crate) key: Vec<u32>,
+    pub(crate) rank: Vec<i32>,
+    pub(crate) step: Vec<i64>,
+    pub(crate) has_step: Vec<bool>,
+    pub(crate) timestamp: Vec<i64>,
+    pub(crate) attempt: Vec<i32>,
+    pub(crate) seq: Vec<i64>,
+    pub(crate) kind: Vec<u8>,
+    /// Bits of a float, an int or a bool; the index into `texts` of a text.
+    pub(crate) bits: Vec<u64>,
+    pub(crate) texts: Vec<Box<str>>,
+}
+
+impl Rows {
+    /// How many rows there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.key.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.key.is_empty()
+    }
+
+    /// Adds a row whose name was interned in `self.keys`.
+    #[expect(clippy::cast_possible_wrap, reason = "ranks and attempts stay far below 2^31, seqs below 2^63")]
+    pub fn push(&mut self, key: u32, row: &Row<'_>) {
+        self.key.push(key);
+        self.rank.push(row.rank as i32);
+        self.step.push(row.step.unwrap_or(0));
+        self.has_step.push(row.step.is_some());
+        self.timestamp.push(row.timestamp_us);
+        self.attempt.push(row.attempt as i32);
+        self.seq.push(row.seq as i64);
+        let (kind, bits) = match row.value {
+            ValueRef::Float(x) => (0, x.to_bits()),
+            ValueRef::Int(i) => (1, i as u64),
+            ValueRef::Bool(b) => (2, u64::from(b)),
+            ValueRef::Text(s) => {
+                self.texts.push(s.into());
+                (3, self.texts.len() as u64 - 1)
+            }
+        };
+        self.kind.push(kind);
+        self.bits.push(bits);
+    }
+
+    /// Keeps the first `n` rows; names stay.
+    pub fn truncate(&mut self, n: usize) {
+        self.key.truncate(n);
+        self.rank.truncate(n);
+        self.step.truncate(n);
+        self.has_step.truncate(n);
+        self.timestamp.truncate(n);
+        self.attempt.truncate(n);
+        self.seq.truncate(n);
+        self.kind.truncate(n);
+        self.bits.truncate(n);
+        self.texts.truncate(self.kind.iter().filter(|&&k| k == 3).count());
+    }
+
+    /// Adds a row of another table.
+    pub fn push_row(&mut self, row: &Row<'_>) {
+        let key = self.keys.intern(row.key);
+        self.push(key, row);
+    }
+
+    /// Adds all rows of another table.
+    pub fn extend(&mut self, other: &Self) {
+        let map: Vec<u32> = other.keys.names().iter().map(|n| self.keys.intern(n)).collect();
+        for i in 0..other.len() {
+            self.push(map[other.key[i] as usize], &other.row(i));
+        }
+    }
+
+    /// The row at a place.
+    #[must_use]
+    #[expect(clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "undoes the casts of push")]
+    pub fn row(&self, i: usize) -> Row<'_> {
+        let bits = self.bits[i];
+        Row {
+            key: self.keys.name(self.key[i]),
+            rank: self.rank[i] as u32,
+            step: self.has_step[i].then_some(self.step[i]),
+            timestamp_us: self.timestamp[i],
+            attempt: self.attempt[i] as u32,
+            seq: self.seq[i] as u64,
+            value: match self.kind[i] {
+                0 => ValueRef::Float(f64::from_bits(bits)),
+                1 => ValueRef::Int(bits as i64),
+                2 => ValueRef::Bool(bits != 0),
+                _ => ValueRef::Text(self.texts.get(usize::try_from(bits).unwrap_or(usize::MAX)).map_or("", |t| t)),
+            },
+        }
+    }
+
+    /// All rows in their order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Row<'_>> {
+        (0..self.len()).map(|i| self.row(i))
+    }
+
+    /// An owned copy of one row's value.
+    #[must_use]
+    pub fn value(&self, i: usize) -> Value {
+        self.row(i).value.to_value()
+    }
+
+    /// The order by (key, rank, step, arrival); rows without a step come first.
+    #[must_use]
+    pub fn sorted(&self) -> Vec<u32> {
+        let mut by_name: Vec<u32> = (0..u32::try_from(self.keys.len()).unwrap_or(u32::MAX)).collect();
+        by_name.sort_unstable_by(|&a, &b| self.keys.name(a).cmp(self.keys.name(b)));
+        let mut place = vec![0u32; by_name.len()];
+        for (at, &id) in (0u32..).zip(&by_name) {
+            place[id as usize] = at;
+        }
+        let mut order: Vec<u32> = (0..u32::try_from(self.len()).unwrap_or(u32::MAX)).collect();
+        order.sort_by_key(|&i| {
+            let i = i as usize;
+            (place[self.key[i] as usize], self.rank[i], self.has_step[i], self.step[i])
+        });
+        order
+    }
+
+    /// Some rows, in the given order, as the record batch that Parquet files hold.
+    ///
+    /// # Errors
+    /// When arrow refuses the columns.
+    pub fn batch(&self, order: &[u32]) -> Result<RecordBatch, arrow::error::ArrowError> {
+        let at = |i: &u32| *i as usize;
+        let mut value = Float64Builder::with_capacity(order.len());
+        let mut int = Int64Builder::with_capacity(order.len());
+        let mut text = StringBuilder::new();
+        for i in order.iter().map(at) {
+            let row = self.row(i);
+            value.append_option(exact_f64(row.value));
+            int.append_option(match row.value {
+                ValueRef::Int(n) => Some(n),
+                ValueRef::Bool(b) => Some(i64::from(b)),
+                _ => None,
+            });
+            text.append_option(match row.value {
+                ValueRef::Text(s) => Some(s),
+                _ => None,
+            });
+        }
+        #[expect(clippy::cast_possible_wrap, reason = "kinds are 0 to 3")]
+        let kind = Int8Array::from_iter_values(order.iter().map(|i| self.kind[at(i)] as i8));
+        RecordBatch::try_new(
+            schema(),
+            vec![
+                Arc::new(StringArray::from_iter_values(order.iter().map(|i| self.keys.name(self.key[at(i)])))),
+                Arc::new(Int32Array::from_iter_values(order.iter().map(|i| self.rank[at(i)]))),
+                Arc::new(order.iter().map(|i| self.has_step[at(i)].then_some(self.step[at(i)])).collect::<Int64Array>()),
+                Arc::new(TimestampMicrosecondArray::from_iter_values(order.iter().map(|i| self.timestamp[at(i)])).with_timezone("UTC")),
+                Arc::new(Int32Array::from_iter_values(order.iter().map(|i| self.attempt[at(i)]))),
+                Arc::new(Int64Array::from_iter_values(order.iter().map(|i| self.seq[at(i)]))),
+                Arc::new(kind),
+                Arc::new(value.finish()),
+                Arc::new(int.finish()),
+                Arc::new(text.finish()),
+            ],
+        )
+    }
+}
+
+/// A value as a float where that loses nothing.
+#[expect(clippy::cast_precision_loss, reason = "the bound makes it exact")]
+fn exact_f64(value: ValueRef<'_>) -> Option<f64> {
+    const EXACT: i64 = 1 << 53;
+    match value {
+        ValueRef::Float(x) => Some(x),
+        ValueRef::Int(i) => (-EXACT..=EXACT).contains(&i).then_some(i as f64),
+        ValueRef::Bool(b) => Some(if b { 1.0 } else { 0.0 }),
+        ValueRef::Text(_) => None,
+    }
+}
+
+/// Columns of `metrics.parquet` and of the segments.
+#[must_use]
+pub fn schema() -> SchemaRef {
+    let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    Arc::new(Schema::new(vec![
+        Field::new("key", DataType::Utf8, false),
+        Field::new("rank", DataType::Int32, false),
+        Field::new("step", DataType::Int64, true),
+        Field::new("timestamp", utc, false),
+        Field::new("attempt", DataType::Int32, false),
+        Field::new("seq", DataType::Int64, false),
+        Field::new("kind", DataType::Int8, false),
+        Field::new("value", DataType::Float64, true),
+        Field::new("int_value", DataType::Int64, true),
+        Field::new("text", DataType::Utf8, true),
+    ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(key: &'static str, rank: u32, step: Option<i64>, value: ValueRef<'static>) -> Row<'static> {
+        Row { key, rank, step, timestamp_us: 7, attempt: 0, seq: 1, value }
+    }
+
+    #[test]
+    fn rows_sort_by_key_rank_step_and_arrival() {
+        let mut rows = Rows::default();
+        for (key, rank, step, x) in [("b", 0, Some(2), 1.0), ("a", 1, Some(1), 2.0), ("a", 0, Some(9), 3.0), ("a", 0, Some(1), 4.0), ("a", 0, Some(1), 5.0), ("a", 0, None, 6.0)] {
+            rows.push_row(&row(key, rank, step, ValueRef::Float(x)));
+        }
+        let values: Vec<_> = rows.sorted().into_iter().map(|i| rows.value(i as usize).as_f64().unwrap()).collect();
+        assert_eq!(values, [6.0, 4.0, 5.0, 3.0, 2.0, 1.0]);
+    }
+
+    #[test]
+    fn integers_beyond_a_double_keep_only_their_exact_column() {
+        let mut rows = Rows::default();
+        rows.push_row(&row("n", 0, None, ValueRef::Int((1 << 53) + 1)));
+        let batch = rows.batch(&[0]).unwrap();
+        assert!(batch.column(7).is_null(0));
+        assert_eq!(rows.value(0), Value::Int((1 << 53) + 1));
+    }
+}

@@ -1,0 +1,188 @@
+//! Parquet files of rows: sorted writing, and publishing by splicing whole row groups.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::column::writer::ColumnCloseResult;
+use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::ColumnPath;
+
+use crate::durable;
+use crate::error::{At, Result, StorageError};
+use crate::rows::{Rows, schema};
+
+/// Rows of a row group.
+const ROW_GROUP_ROWS: usize = 262_144;
+/// Rows of a data page: a multiple of 1,024, so that the pages of all columns align.
+const PAGE_ROWS: usize = 8_192;
+/// Rows handed to the encoder at once.
+const CHUNK_ROWS: usize = 65_536;
+/// Where a file tells that it holds the rows `[0, hi)`.
+const HI: &str = "expman.hi";
+
+fn properties(hi: u64) -> Result<WriterProperties, parquet::errors::ParquetError> {
+    let mut properties = WriterProperties::builder()
+        .set_created_by(concat!("expman-mesh version ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_write_batch_size(1_024)
+        .set_key_value_metadata(Some(vec![KeyValue::new(HI.to_owned(), hi.to_string())]));
+    for name in ["step", "timestamp", "seq", "int_value"] {
+        let column = ColumnPath::from(name);
+        properties = properties.set_column_dictionary_enabled(column.clone(), false).set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
+    }
+    // No statistics: their order for floats is what older readers and NaN disagree about.
+    let value = ColumnPath::from("value");
+    properties = properties
+        .set_column_dictionary_enabled(value.clone(), false)
+        .set_column_encoding(value.clone(), Encoding::BYTE_STREAM_SPLIT)
+        .set_column_statistics_enabled(value, EnabledStatistics::None);
+    Ok(properties.build())
+}
+
+/// Writes rows, sorted, as one file that claims the rows up to `hi`.
+///
+/// # Errors
+/// When encoding or writing fails; `path` then has its old content.
+pub fn write_sorted(path: &Path, rows: &Rows, hi: u64) -> Result<()> {
+    let tmp = durable::temporary(path);
+    let mut file = durable::create(&tmp)?;
+    let options = ArrowWriterOptions::new().with_properties(properties(hi).at("encode", &tmp)?).with_skip_arrow_metadata(true);
+    let mut writer = ArrowWriter::try_new_with_options(&mut file, schema(), options).at("encode", &tmp)?;
+    for chunk in rows.sorted().chunks(CHUNK_ROWS) {
+        let batch = rows.batch(chunk).at("encode", &tmp)?;
+        writer.write(&batch).at("encode", &tmp)?;
+    }
+    writer.close().at("encode", &tmp)?;
+    plain_column_orders(&file, &tmp)?;
+    durable::publish(&tmp, &file, path)
+}
+
+/// Joins whole files into one without decoding them: the row groups of `sources` in their order.
+///
+/// The bytes up to the last row group of the first source stay where they are, so that a reader
+/// which opened the old file and the new one by the same name reads the same pages.
+///
+/// # Errors
+/// When a source can't be read or the result can't be written; `path` then has its old content.
+pub fn splice(path: &Path, sources: &[&Path], hi: u64) -> Result<()> {
+    let tmp = durable::temporary(path);
+    let mut file = durable::create(&tmp)?;
+    let props = Arc::new(properties(hi).at("encode", &tmp)?);
+    let descriptor = ArrowSchemaConverter::new().convert(&schema()).at("encode", &tmp)?;
+    let mut out = SerializedFileWriter::new(&mut file, descriptor.root_schema_ptr(), props).at("encode", &tmp)?;
+    for source in sources {
+        let input = File::open(source).at("open", source)?;
+        let meta = metadata(&input, source)?;
+        for (group, group_meta) in meta.row_groups().iter().enumerate() {
+            let index = meta.page_index_for_row_group(group);
+            let mut to = out.next_row_group().at("encode", &tmp)?;
+            for (column, chunk) in group_meta.columns().iter().enumerate() {
+                let close = ColumnCloseResult {
+                    bytes_written: u64::try_from(chunk.compressed_size()).unwrap_or(0),
+                    rows_written: u64::try_from(group_meta.num_rows()).unwrap_or(0),
+                    metadata: chunk.clone(),
+                    bloom_filter: None,
+                    column_index: index.column_index(column).cloned(),
+                    offset_index: index.offset_index(column).cloned(),
+                };
+                to.append_column(&input, close).at("copy", &tmp)?;
+            }
+            to.close().at("encode", &tmp)?;
+        }
+    }
+    out.close().at("encode", &tmp)?;
+    file.flush().at("write", &tmp)?;
+    plain_column_orders(&file, &tmp)?;
+    durable::publish(&tmp, &file, path)
+}
+
+fn metadata(file: &File, path: &Path) -> Result<ParquetMetaData> {
+    ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional).parse_and_finish(file).at("read", path)
+}
+
+/// The `hi` that a file claims; `None` when it is not ours.
+#[must_use]
+pub fn claimed_hi(meta: &ParquetMetaData) -> Option<u64> {
+    let pairs = meta.file_metadata().key_value_metadata()?;
+    pairs.iter().find(|kv| kv.key == HI)?.value.as_ref()?.parse().ok()
+}
+
+/// The `hi` of a published file.
+///
+/// # Errors
+/// When it is no Parquet file, or not ours.
+pub fn read_hi(path: &Path) -> Result<u64> {
+    let file = File::open(path).at("open", path)?;
+    let meta = ParquetMetaDataReader::new().parse_and_finish(&file).at("read", path)?;
+    claimed_hi(&meta).ok_or_else(|| StorageError::Damaged { path: path.to_owned(), offset: 0, what: format!("its metadata lacks {HI}") })
+}
+
+/// Declares the type-defined column order for every column.
+///
+/// The encoder declares the IEEE 754 total order for floats, which readers as new as polars 1.42 and `DataFusion` 50
+/// refuse to open; no statistics depend on it here. The orders are the footer's last field, three bytes each.
+fn plain_column_orders(file: &File, path: &Path) -> Result<()> {
+    const TRAILER: u64 = 8 + 1;
+    let columns = schema().fields().len();
+    let length = file.metadata().at("stat", path)?.len();
+    let damaged = |what: &str| StorageError::Damaged { path: path.to_owned(), offset: length, what: what.to_owned() };
+    let start = length.checked_sub(TRAILER + 3 * columns as u64).ok_or_else(|| damaged("the footer is too short"))?;
+    let mut orders = durable::read_at(file, path, start, 3 * columns)?;
+    for order in orders.chunks_exact_mut(3) {
+        match order {
+            [0x1C | 0x2C, 0, 0] => order[0] = 0x1C,
+            _ => return Err(damaged("the footer does not end with column orders")),
+        }
+    }
+    file.write_all_at(&orders, start).at("write", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use expman_model::record::ValueRef;
+
+    use super::*;
+    use crate::rows::Row;
+
+    fn rows(from: i64, n: i64) -> Rows {
+        let mut rows = Rows::default();
+        for i in from..from + n {
+            rows.push_row(&Row { key: "loss", rank: 0, step: Some(i), timestamp_us: i, attempt: 0, seq: 1, value: ValueRef::Float(0.5) });
+        }
+        rows
+    }
+
+    #[test]
+    fn a_publication_keeps_the_bytes_in_front_of_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        let at = |name: &str| tmp.path().join(name);
+        write_sorted(&at("metrics"), &rows(0, 1000), 1000).unwrap();
+        write_sorted(&at("seg"), &rows(1000, 500), 1500).unwrap();
+        let before = durable::read(&at("metrics")).unwrap();
+        let group_end = metadata(&File::open(at("metrics")).unwrap(), &at("metrics")).unwrap().row_group(0).compressed_size();
+        splice(&at("metrics"), &[&at("metrics"), &at("seg")], 1500).unwrap();
+        let after = durable::read(&at("metrics")).unwrap();
+        let prefix = 4 + usize::try_from(group_end).unwrap();
+        assert_eq!(before[..prefix], after[..prefix]);
+        assert_eq!(read_hi(&at("metrics")).unwrap(), 1500);
+        let meta = metadata(&File::open(at("metrics")).unwrap(), &at("metrics")).unwrap();
+        assert_eq!(meta.file_metadata().num_rows(), 1500);
+    }
+
+    #[test]
+    fn an_empty_file_is_valid() {
+        let tmp = tempfile::tempdir().unwrap();
+        write_sorted(&tmp.path().join("m"), &Rows::default(), 0).unwrap();
+        assert_eq!(read_hi(&tmp.path().join("m")).unwrap(), 0);
+    }
+}

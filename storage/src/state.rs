@@ -1,0 +1,179 @@
+//! What a run amounts to so far, in memory: its record, parameters, writers and summaries.
+//!
+//! Batches change it in the order of the commit log, and replaying the log changes it in the same way.
+
+use std::collections::HashMap;
+
+use expman_model::limits::SUMMARY_KEYS_MAX;
+use expman_model::time::{now_us, rfc3339_us};
+use expman_model::{EventBody, MetricSummary, Param, RankMeta, Record, RecordBody, RunError, RunMeta, RunStatus, WriterId};
+
+use crate::rows::{KeyTable, Row, Rows};
+use crate::wal::WalWriter;
+
+/// One writer of the run.
+#[derive(Debug, Clone)]
+pub(crate) struct WriterState {
+    pub(crate) id: WriterId,
+    pub(crate) meta: RankMeta,
+    /// Everything up to here is in the state.
+    pub(crate) applied_seq: u64,
+}
+
+impl WriterState {
+    pub(crate) fn wal_writer(&self) -> WalWriter {
+        WalWriter { id: self.id, attempt: self.meta.attempt, upto_seq: self.applied_seq, host: self.meta.host.clone(), pid: self.meta.pid }
+    }
+}
+
+/// The state.
+#[derive(Debug)]
+pub(crate) struct RunState {
+    pub(crate) meta: RunMeta,
+    pub(crate) params: Param,
+    pub(crate) writers: Vec<WriterState>,
+    pub(crate) index: HashMap<WriterId, u32>,
+    /// By the metric's number in the run's key table.
+    summaries: Vec<Option<MetricSummary>>,
+    /// Parameters changed since they were written.
+    pub(crate) params_dirty: bool,
+    /// Anything changed since the record was written.
+    pub(crate) dirty: bool,
+}
+
+impl RunState {
+    /// Starts from the record on disk.
+    pub(crate) fn new(mut meta: RunMeta, params: Param, keys: &mut KeyTable) -> Self {
+        let mut summaries = Vec::new();
+        for (name, summary) in std::mem::take(&mut meta.metrics) {
+            keys.intern(&name);
+            summaries.push(Some(summary));
+        }
+        let mut state = Self {
+            params,
+            writers: Vec::new(),
+            index: HashMap::new(),
+            summaries,
+            params_dirty: false,
+            dirty: true,
+            meta,
+        };
+        for (rank, incarnations) in std::mem::take(&mut state.meta.ranks) {
+            for (attempt, meta) in (0u32..).zip(incarnations) {
+                let id = WriterId { rank, incarnation: meta.incarnation };
+                state.insert(WriterState { id, applied_seq: meta.durable_seq, meta: RankMeta { attempt, ..meta } });
+            }
+        }
+        state
+    }
+
+    fn insert(&mut self, writer: WriterState) -> u32 {
+        let at = u32::try_from(self.writers.len()).unwrap_or(u32::MAX);
+        self.index.insert(writer.id, at);
+        self.writers.push(writer);
+        at
+    }
+
+    /// The index of a writer, a new one if it never wrote before; says whether it is new.
+    pub(crate) fn register(&mut self, id: WriterId, host: &str, pid: u32) -> (u32, bool) {
+        if let Some(&at) = self.index.get(&id) {
+            return (at, false);
+        }
+        let attempts = self.writers.iter().filter(|w| w.id.rank == id.rank).count();
+        let meta = RankMeta {
+            incarnation: id.incarnation,
+            attempt: u32::try_from(attempts).unwrap_or(u32::MAX),
+            host: host.to_owned(),
+            pid,
+            joined_at: Some(rfc3339_us(now_us())),
+            ..RankMeta::default()
+        };
+        self.dirty = true;
+        (self.insert(WriterState { id, meta, applied_seq: 0 }), true)
+    }
+
+    /// A writer that the commit log names.
+    pub(crate) fn adopt(&mut self, writer: &WalWriter) {
+        let (at, _) = self.register(writer.id, &writer.host, writer.pid);
+        let state = &mut self.writers[at as usize];
+        state.meta.attempt = writer.attempt;
+        state.applied_seq = state.applied_seq.max(writer.upto_seq);
+    }
+
+    /// Takes in the metric rows of `rows` from `from` on, all of one call or batch of this writer.
+    pub(crate) fn apply_rows(&mut self, writer: u32, rows: &Rows, from: usize) {
+        self.dirty = true;
+        let meta = &mut self.writers[writer as usize].meta;
+        let mut last_call = None;
+        for i in from..rows.len() {
+            let row = rows.row(i);
+            meta.points += 1;
+            if last_call != Some(row.seq) {
+                last_call = Some(row.seq);
+                meta.rows += 1;
+            }
+            meta.last_step = row.step.or(meta.last_step).max(meta.last_step);
+            summarise(&mut self.summaries, rows.key[i], &row);
+        }
+        self.meta.rows += (rows.len() - from) as u64;
+    }
+
+    /// Takes in a record that is neither a metric nor text; returns what to tell `events.jsonl`.
+    pub(crate) fn apply_other(&mut self, writer: u32, record: Record) -> Option<EventBody> {
+        self.dirty = true;
+        let at = writer as usize;
+        let rank = self.writers[at].id.rank;
+        match record.body {
+            RecordBody::Scalar(point) => {
+                self.meta.scalars.insert(point.key, point.value);
+                None
+            }
+            RecordBody::Params(params) => {
+                let keys = match &params {
+                    Param::Map(entries) => entries.iter().map(|(k, _)| k.clone()).collect(),
+                    _ => Vec::new(),
+                };
+                self.params.merge(params);
+                self.params_dirty = true;
+                Some(EventBody::Params { rank, keys })
+            }
+            RecordBody::Artifact { name, size, hash } => Some(EventBody::Artifact { rank, name, size, hash }),
+            RecordBody::Outcome { status, message, traceback } => {
+                self.writers[at].meta.status = status;
+                if status == RunStatus::Failed && self.meta.error.is_none() {
+                    self.meta.error = Some(RunError { rank, message, traceback });
+                }
+                None
+            }
+            RecordBody::Gap { from_seq, to_seq, count, reason } => {
+                *self.writers[at].meta.dropped.entry(reason.clone()).or_default() += count;
+                self.meta.dropped += count;
+                Some(EventBody::Gap { rank, from_seq, to_seq, count, reason })
+            }
+            RecordBody::Metrics { .. } | RecordBody::Message { .. } | RecordBody::Console { .. } => None,
+        }
+    }
+
+    /// The record as it is written to `run.yaml`.
+    pub(crate) fn record(&self, keys: &KeyTable) -> RunMeta {
+        let mut meta = self.meta.clone();
+        let known = keys.names().iter().zip(&self.summaries);
+        meta.metrics = known.filter_map(|(name, s)| Some((name.to_string(), s.clone()?))).take(SUMMARY_KEYS_MAX).collect();
+        for writer in &self.writers {
+            meta.ranks.entry(writer.id.rank).or_default().push(writer.meta.clone());
+        }
+        meta
+    }
+}
+
+fn summarise(summaries: &mut Vec<Option<MetricSummary>>, key: u32, row: &Row<'_>) {
+    let at = key as usize;
+    if summaries.len() <= at {
+        summaries.resize(at + 1, None);
+    }
+    let value = row.value.to_value();
+    match &mut summaries[at] {
+        Some(summary) => summary.update(value, row.step, row.rank),
+        empty => *empty = Some(MetricSummary::first(value, row.step, row.rank)),
+    }
+}

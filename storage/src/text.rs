@@ -1,0 +1,237 @@
+//! `run.log` and `console.log`: plain text with a prefix that reads back exactly.
+//!
+//! A record starts with `[`; its further lines start with a tab.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use expman_model::record::{Level, Stream};
+use expman_model::time::{parse_rfc3339, rfc3339_ms, rfc3339_us};
+
+use crate::durable;
+use crate::error::{At, Result};
+
+/// Appends a message: `[2026-01-01T00:00:00.000Z] [INFO] [rank 0] text`.
+pub fn put_message(out: &mut Vec<u8>, timestamp_us: i64, rank: u32, level: Level, logger: &str, text: &str) {
+    let head = if logger.is_empty() {
+        format!("[{}] [{}] [rank {rank}] ", rfc3339_ms(timestamp_us), level.name())
+    } else {
+        let logger: String = logger.chars().map(|c| if c.is_control() || c == ']' { '_' } else { c }).collect();
+        format!("[{}] [{}] [rank {rank} {logger}] ", rfc3339_ms(timestamp_us), level.name())
+    };
+    out.extend_from_slice(head.as_bytes());
+    put_lines(out, text.as_bytes());
+}
+
+/// Appends captured output: `[2026-01-01T00:00:00.000000Z] [rank 0 out 17] text`; a `+` behind the number says that the line goes on.
+pub fn put_console(out: &mut Vec<u8>, timestamp_us: i64, rank: u32, seq: u64, stream: Stream, ends_line: bool, bytes: &[u8]) {
+    let stream = if stream == Stream::Out { "out" } else { "err" };
+    let more = if ends_line { "" } else { "+" };
+    let head = format!("[{}] [rank {rank} {stream} {seq}{more}] ", rfc3339_us(timestamp_us));
+    out.extend_from_slice(head.as_bytes());
+    put_lines(out, bytes);
+}
+
+fn put_lines(out: &mut Vec<u8>, text: &[u8]) {
+    for (i, line) in text.split(|&b| b == b'\n').enumerate() {
+        if i > 0 {
+            out.extend_from_slice(b"\n\t");
+        }
+        out.extend_from_slice(line);
+    }
+    out.push(b'\n');
+}
+
+/// Which text file a line stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogKind {
+    /// `run.log`.
+    Run,
+    /// `console.log`.
+    Console,
+}
+
+/// One record of a text file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// Microseconds since 1970 UTC.
+    pub timestamp_us: i64,
+    /// The rank.
+    pub rank: u32,
+    /// Severity; none for captured output.
+    pub level: Option<Level>,
+    /// The stream; none for messages.
+    pub stream: Option<Stream>,
+    /// The logger's name; empty when there was none.
+    pub logger: String,
+    /// The record's sequence number; 0 for messages.
+    pub seq: u64,
+    /// Whether the line ends here.
+    pub ends_line: bool,
+    /// The text, raw.
+    pub text: Vec<u8>,
+    /// Where the record begins in the file.
+    pub offset: u64,
+}
+
+/// Reads the records in `bytes`, which begin at `base` in the file.
+///
+/// Returns them with the number of bytes used: a torn last record is left for the next call unless `ended`.
+/// Lines that are no record (another program wrote to the file) come as level-less records of rank 0.
+#[must_use]
+pub fn parse(kind: LogKind, bytes: &[u8], base: u64, ended: bool) -> (Vec<LogLine>, usize) {
+    let mut lines: Vec<LogLine> = Vec::new();
+    let mut at = 0;
+    while let Some(n) = bytes[at..].iter().position(|&b| b == b'\n') {
+        let line = &bytes[at..at + n];
+        if let (Some(rest), Some(last)) = (line.strip_prefix(b"\t"), lines.last_mut()) {
+            last.text.push(b'\n');
+            last.text.extend_from_slice(rest);
+        } else {
+            let offset = base + at as u64;
+            lines.push(parse_line(kind, line, offset).unwrap_or_else(|| foreign(line, offset)));
+        }
+        at += n + 1;
+    }
+    let tail_continues = bytes.get(at) == Some(&b'\t');
+    if tail_continues && !ended && let Some(last) = lines.pop() {
+        at = usize::try_from(last.offset - base).unwrap_or(at);
+    }
+    (lines, at)
+}
+
+fn foreign(line: &[u8], offset: u64) -> LogLine {
+    LogLine { timestamp_us: 0, rank: 0, level: None, stream: None, logger: String::new(), seq: 0, ends_line: true, text: line.to_vec(), offset }
+}
+
+fn parse_line(kind: LogKind, line: &[u8], offset: u64) -> Option<LogLine> {
+    let (time, rest) = bracket(line)?;
+    let timestamp_us = parse_rfc3339(time)?;
+    let empty = LogLine { timestamp_us, ..foreign(b"", offset) };
+    match kind {
+        LogKind::Run => {
+            let (level, rest) = bracket(rest)?;
+            let (who, text) = bracket(rest)?;
+            let who = who.strip_prefix("rank ")?;
+            let (rank, logger) = who.split_once(' ').unwrap_or((who, ""));
+            Some(LogLine { rank: rank.parse().ok()?, level: Some(Level::parse(level)?), logger: logger.to_owned(), text: text.to_vec(), ..empty })
+        }
+        LogKind::Console => {
+            let (who, text) = bracket(rest)?;
+            let mut parts = who.strip_prefix("rank ")?.split(' ');
+            let rank = parts.next()?.parse().ok()?;
+            let stream = match parts.next()? {
+                "out" => Stream::Out,
+                "err" => Stream::Err,
+                _ => return None,
+            };
+            let seq = parts.next()?;
+            let ends_line = !seq.ends_with('+');
+            Some(LogLine { rank, stream: Some(stream), seq: seq.trim_end_matches('+').parse().ok()?, ends_line, text: text.to_vec(), ..empty })
+        }
+    }
+}
+
+/// Splits `[inside] rest`.
+fn bracket(line: &[u8]) -> Option<(&str, &[u8])> {
+    let line = line.strip_prefix(b"[")?;
+    let end = line.iter().position(|&b| b == b']')?;
+    let rest = line.get(end + 1..)?;
+    Some((std::str::from_utf8(&line[..end]).ok()?, rest.strip_prefix(b" ").unwrap_or(rest)))
+}
+
+/// One of the two text files, written at a known end so that a failed write can be repeated.
+#[derive(Debug)]
+pub(crate) struct TextFile {
+    path: std::path::PathBuf,
+    file: File,
+    written: u64,
+    dirty: bool,
+    pending: Vec<u8>,
+}
+
+impl TextFile {
+    /// Opens the file and cuts it to the length that the commit log vouches for.
+    pub(crate) fn open(path: &Path, committed: u64) -> Result<Self> {
+        let file = durable::open_rw(path)?;
+        let length = file.metadata().at("stat", path)?.len();
+        let written = length.min(committed);
+        if length > written {
+            file.set_len(written).at("cut", path)?;
+        }
+        Ok(Self { path: path.to_owned(), file, written, dirty: false, pending: Vec::new() })
+    }
+
+    /// Where new records go.
+    pub(crate) const fn pending(&mut self) -> &mut Vec<u8> {
+        &mut self.pending
+    }
+
+    /// The length that the file will have when all is written.
+    pub(crate) const fn end(&self) -> u64 {
+        self.written + self.pending.len() as u64
+    }
+
+    /// Writes what is pending; after an error it may be called again.
+    pub(crate) fn write(&mut self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        std::os::unix::fs::FileExt::write_all_at(&self.file, &self.pending, self.written).at("write", &self.path)?;
+        self.written += self.pending.len() as u64;
+        self.pending.clear();
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Makes what was written durable.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.dirty) {
+            self.file.flush().and_then(|()| self.file.sync_data()).at("sync", &self.path)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_console_record_reads_back(texts in prop::collection::vec(any::<Vec<u8>>(), 1..6), ends_line: bool) {
+            let mut out = Vec::new();
+            for (seq, text) in (1..).zip(&texts) {
+                put_console(&mut out, 1_767_225_600_123_456, 3, seq, Stream::Err, ends_line, text);
+            }
+            let (lines, used) = parse(LogKind::Console, &out, 100, true);
+            prop_assert_eq!(used, out.len());
+            prop_assert_eq!(lines.iter().map(|l| &l.text).collect::<Vec<_>>(), texts.iter().collect::<Vec<_>>());
+            prop_assert!(lines.iter().all(|l| l.ends_line == ends_line && l.rank == 3 && l.stream == Some(Stream::Err)));
+        }
+
+        #[test]
+        fn every_message_reads_back(text: String, level: u8) {
+            let mut out = Vec::new();
+            put_message(&mut out, 1_767_225_600_123_000, 5, Level(level), "a.b", &text);
+            let (lines, _) = parse(LogKind::Run, &out, 0, true);
+            prop_assert_eq!(lines.len(), 1);
+            prop_assert_eq!(&lines[0].text, text.as_bytes());
+            prop_assert_eq!(lines[0].level, Some(Level(level)));
+            prop_assert_eq!(&lines[0].logger, "a.b");
+        }
+    }
+
+    #[test]
+    fn a_torn_record_is_left_for_later() {
+        let mut out = Vec::new();
+        put_message(&mut out, 0, 0, Level::INFO, "", "one");
+        let whole = out.len();
+        out.extend_from_slice(b"[1970-01-01T00");
+        let (lines, used) = parse(LogKind::Run, &out, 0, false);
+        assert_eq!((lines.len(), used), (1, whole));
+    }
+}

@@ -1,0 +1,540 @@
+//! One row per call: the table that people want, pivoted from the long rows.
+//!
+//! Columns: `step` (Int64, null where the call had none), `timestamp` (microseconds, UTC), `rank` (Int32),
+//! `attempt` (Int32, only when a rank had more than one process), then one column per metric in the order
+//! of their names. Rows are ordered by (step, rank, attempt, seq); calls without a step come first.
+//!
+//! A metric's column is Int64 when all its values are whole numbers, Float64 when all are numbers (and every
+//! whole one is exact as a float), Boolean when all are truth values, and otherwise text with numbers printed,
+//! so that a change of type within a name loses nothing. A NaN stays a NaN; a metric that a call did not log is null.
+//! A name that occurs twice in one call gets a further row of the same step, rank and time.
+//!
+//! A metric whose name is a fixed column's (`step`, `timestamp`, `rank`, `attempt`) or begins with `metric:`
+//! stands in the column `metric:<name>`.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::error::ArrowError;
+use expman_model::record::ValueRef;
+
+use crate::rows::Rows;
+
+/// Columns in front of the metrics; `attempt` may be absent, its name is taken all the same.
+const FIXED: [&str; 4] = ["step", "timestamp", "rank", "attempt"];
+/// In front of a metric's name that would clash.
+const PREFIX: &str = "metric:";
+/// Cells of one batch, nulls included, unless a single call has more.
+const BATCH_CELLS: usize = 1 << 20;
+/// Calls of one batch.
+const BATCH_CALLS: usize = 16_384;
+
+/// The column of a metric.
+///
+/// ```
+/// use expman_storage::wide::column_name;
+/// assert_eq!(column_name("loss"), "loss");
+/// assert_eq!(column_name("step"), "metric:step");
+/// assert_eq!(column_name("metric:step"), "metric:metric:step");
+/// ```
+#[must_use]
+pub fn column_name(metric: &str) -> Cow<'_, str> {
+    if FIXED.contains(&metric) || metric.starts_with(PREFIX) {
+        Cow::Owned(format!("{PREFIX}{metric}"))
+    } else {
+        Cow::Borrowed(metric)
+    }
+}
+
+/// Rows, seen as one row per call.
+#[derive(Debug)]
+pub struct Wide<'a> {
+    rows: &'a Rows,
+    /// Row numbers, those of one call together.
+    order: Vec<u32>,
+    /// Where each call begins in `order`, and its end.
+    starts: Vec<usize>,
+    /// Key number to metric column.
+    column_of: Vec<usize>,
+    types: Vec<DataType>,
+    schema: SchemaRef,
+    has_attempts: bool,
+}
+
+impl<'a> Wide<'a> {
+    /// Finds the calls and the columns; nothing is copied yet.
+    #[must_use]
+    pub fn new(rows: &'a Rows) -> Self {
+        let (order, starts) = calls(rows);
+        let kinds = kinds(rows);
+        let mut keys: Vec<usize> = (0..kinds.len()).filter(|&k| kinds[k].seen()).collect();
+        keys.sort_unstable_by_key(|&k| &rows.keys.names()[k]);
+        let mut column_of = vec![0; kinds.len()];
+        let has_attempts = rows.attempt.iter().any(|&a| a != 0);
+        let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let mut fields = vec![
+            Field::new("step", DataType::Int64, true),
+            Field::new("timestamp", utc, false),
+            Field::new("rank", DataType::Int32, false),
+        ];
+        if has_attempts {
+            fields.push(Field::new("attempt", DataType::Int32, false));
+        }
+        let mut types = Vec::with_capacity(keys.len());
+        for (column, &key) in keys.iter().enumerate() {
+            column_of[key] = column;
+            let data_type = kinds[key].data_type();
+            let name = column_name(&rows.keys.names()[key]);
+            fields.push(Field::new(name, data_type.clone(), true));
+            types.push(data_type);
+        }
+        let schema = Arc::new(Schema::new(fields));
+        Self {
+            rows,
+            order,
+            starts,
+            column_of,
+            types,
+            schema,
+            has_attempts,
+        }
+    }
+
+    /// The columns.
+    #[must_use]
+    pub const fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// How many rows the table has.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The whole table in pieces of bounded size.
+    pub fn batches(&self) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> + use<'_, 'a> {
+        let calls = (BATCH_CELLS / self.schema.fields().len()).clamp(1, BATCH_CALLS);
+        (0..self.len())
+            .step_by(calls)
+            .map(move |from| self.batch(from..(from + calls).min(self.len())))
+    }
+
+    /// Some rows of the table.
+    ///
+    /// # Errors
+    /// When arrow refuses the columns.
+    ///
+    /// # Panics
+    /// When the range reaches behind the last row.
+    pub fn batch(&self, calls: Range<usize>) -> Result<RecordBatch, ArrowError> {
+        let rows = self.rows;
+        let first = |call: usize| self.order[self.starts[call]] as usize;
+        let step = |i: usize| rows.has_step[i].then_some(rows.step[i]);
+        let steps: Int64Array = calls.clone().map(|c| step(first(c))).collect();
+        let times = calls.clone().map(|c| rows.timestamp[first(c)]);
+        let times = TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC");
+        let ranks = Int32Array::from_iter_values(calls.clone().map(|c| rows.rank[first(c)]));
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(steps), Arc::new(times), Arc::new(ranks)];
+        if self.has_attempts {
+            let attempts = calls.clone().map(|c| rows.attempt[first(c)]);
+            columns.push(Arc::new(Int32Array::from_iter_values(attempts)));
+        }
+        // Where each cell's row is, column by column.
+        let count = calls.len();
+        let mut places: Vec<Option<u32>> = vec![None; count * self.types.len()];
+        for (at, call) in calls.enumerate() {
+            for &i in &self.order[self.starts[call]..self.starts[call + 1]] {
+                let column = self.column_of[rows.key[i as usize] as usize];
+                places[column * count + at] = Some(i);
+            }
+        }
+        for (column, data_type) in self.types.iter().enumerate() {
+            columns.push(metric(
+                rows,
+                &places[column * count..(column + 1) * count],
+                data_type,
+            ));
+        }
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+    }
+}
+
+/// The rows of each call together, calls in the table's order, and where each begins.
+fn calls(rows: &Rows) -> (Vec<u32>, Vec<usize>) {
+    let call = |i: u32| {
+        let i = i as usize;
+        (
+            rows.has_step[i],
+            rows.step[i],
+            rows.rank[i],
+            rows.attempt[i],
+            rows.seq[i],
+        )
+    };
+    let key = |i: u32| rows.key[i as usize];
+    let mut order: Vec<u32> = (0..u32::try_from(rows.len()).unwrap_or(u32::MAX)).collect();
+    order.sort_by_key(|&i| (call(i), key(i)));
+    // How often the name stood in the call before.
+    let mut repeats = vec![0u32; rows.len()];
+    for pair in order.windows(2) {
+        let &[a, b] = pair else { continue };
+        if call(a) == call(b) && key(a) == key(b) {
+            repeats[b as usize] = repeats[a as usize] + 1;
+        }
+    }
+    let row = |i: u32| (call(i), repeats[i as usize]);
+    if repeats.iter().any(|&n| n > 0) {
+        order.sort_by_key(|&i| row(i));
+    }
+    let mut starts: Vec<usize> = Vec::new();
+    for (at, &i) in order.iter().enumerate() {
+        if at == 0 || row(order[at - 1]) != row(i) {
+            starts.push(at);
+        }
+    }
+    starts.push(order.len());
+    (order, starts)
+}
+
+/// What kinds of value a name has.
+#[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "a set of five")]
+struct Kinds {
+    float: bool,
+    int: bool,
+    inexact_int: bool,
+    bool: bool,
+    text: bool,
+}
+
+impl Kinds {
+    const fn seen(self) -> bool {
+        self.float || self.int || self.bool || self.text
+    }
+
+    const fn data_type(self) -> DataType {
+        match self {
+            Self { text: true, .. } => DataType::Utf8,
+            Self {
+                bool: true,
+                float: false,
+                int: false,
+                ..
+            } => DataType::Boolean,
+            Self { bool: true, .. }
+            | Self {
+                float: true,
+                inexact_int: true,
+                ..
+            } => DataType::Utf8,
+            Self { float: true, .. } => DataType::Float64,
+            _ => DataType::Int64,
+        }
+    }
+}
+
+fn kinds(rows: &Rows) -> Vec<Kinds> {
+    const EXACT: i64 = 1 << 53;
+    let mut kinds = vec![Kinds::default(); rows.keys.len()];
+    for i in 0..rows.len() {
+        let kind = &mut kinds[rows.key[i] as usize];
+        match rows.kind[i] {
+            0 => kind.float = true,
+            1 => {
+                kind.int = true;
+                kind.inexact_int |= !(-EXACT..=EXACT).contains(&rows.bits[i].cast_signed());
+            }
+            2 => kind.bool = true,
+            _ => kind.text = true,
+        }
+    }
+    kinds
+}
+
+/// One metric's cells as a column of the type that fits all its values.
+fn metric(rows: &Rows, cells: &[Option<u32>], data_type: &DataType) -> ArrayRef {
+    let values = cells
+        .iter()
+        .map(|cell| cell.map(|i| rows.row(i as usize).value));
+    match data_type {
+        DataType::Float64 => Arc::new(
+            values
+                .map(|v| v.and_then(as_float))
+                .collect::<Float64Array>(),
+        ),
+        DataType::Int64 => Arc::new(values.map(|v| v.and_then(as_int)).collect::<Int64Array>()),
+        DataType::Boolean => Arc::new(
+            values
+                .map(|v| v.and_then(as_bool))
+                .collect::<BooleanArray>(),
+        ),
+        _ => Arc::new(values.map(|v| v.map(printed)).collect::<StringArray>()),
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "the column is text where a whole number is not exact"
+)]
+const fn as_float(value: ValueRef<'_>) -> Option<f64> {
+    match value {
+        ValueRef::Float(x) => Some(x),
+        ValueRef::Int(i) => Some(i as f64),
+        ValueRef::Bool(_) | ValueRef::Text(_) => None,
+    }
+}
+
+const fn as_int(value: ValueRef<'_>) -> Option<i64> {
+    if let ValueRef::Int(i) = value {
+        Some(i)
+    } else {
+        None
+    }
+}
+
+const fn as_bool(value: ValueRef<'_>) -> Option<bool> {
+    if let ValueRef::Bool(b) = value {
+        Some(b)
+    } else {
+        None
+    }
+}
+
+fn printed(value: ValueRef<'_>) -> Cow<'_, str> {
+    match value {
+        ValueRef::Float(x) => format!("{x:?}").into(),
+        ValueRef::Int(i) => i.to_string().into(),
+        ValueRef::Bool(b) => if b { "true" } else { "false" }.into(),
+        ValueRef::Text(s) => s.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::{Float64Type, Int32Type, Int64Type};
+
+    use super::*;
+    use crate::rows::Row;
+
+    type Call<'a> = (u32, Option<i64>, u64, &'a [(&'a str, ValueRef<'a>)]);
+
+    fn rows(calls: &[Call<'_>]) -> Rows {
+        let mut rows = Rows::default();
+        for &(rank, step, seq, points) in calls {
+            for &(key, value) in points {
+                rows.push_row(&Row {
+                    key,
+                    rank,
+                    step,
+                    timestamp_us: 7,
+                    attempt: 0,
+                    seq,
+                    value,
+                });
+            }
+        }
+        rows
+    }
+
+    fn one_batch(rows: &Rows) -> RecordBatch {
+        let wide = Wide::new(rows);
+        wide.batch(0..wide.len()).unwrap()
+    }
+
+    fn names(batch: &RecordBatch) -> Vec<String> {
+        batch
+            .schema()
+            .fields()
+            .iter()
+            .map(|f| f.name().clone())
+            .collect()
+    }
+
+    const X: ValueRef<'static> = ValueRef::Float(1.5);
+
+    #[test]
+    fn a_call_is_one_row_ordered_by_step_rank_and_sequence() {
+        let rows = rows(&[
+            (1, Some(2), 1, &[("b", X), ("a", X)]),
+            (0, Some(2), 9, &[("a", X)]),
+            (0, Some(2), 3, &[("a", X)]),
+            (0, None, 4, &[("b", X)]),
+            (1, Some(-1), 2, &[("a", X)]),
+        ]);
+        let batch = one_batch(&rows);
+        assert_eq!(names(&batch), ["step", "timestamp", "rank", "a", "b"]);
+        let steps: Vec<_> = batch.column(0).as_primitive::<Int64Type>().iter().collect();
+        assert_eq!(steps, [None, Some(-1), Some(2), Some(2), Some(2)]);
+        assert_eq!(
+            batch.column(2).as_primitive::<Int32Type>().values(),
+            &[0, 1, 0, 0, 1]
+        );
+        let b: Vec<bool> = (0..5).map(|i| batch.column(4).is_valid(i)).collect();
+        assert_eq!(b, [true, false, false, false, true]);
+    }
+
+    #[test]
+    fn a_column_has_the_type_that_loses_nothing() {
+        let big = ValueRef::Int((1 << 53) + 1);
+        let (int, yes, text) = (ValueRef::Int(3), ValueRef::Bool(true), ValueRef::Text("x"));
+        let rows = rows(&[
+            (
+                0,
+                Some(0),
+                1,
+                &[
+                    ("f", X),
+                    ("i", int),
+                    ("b", yes),
+                    ("fi", X),
+                    ("fb", X),
+                    ("ft", X),
+                    ("fbig", X),
+                    ("ibig", int),
+                ],
+            ),
+            (
+                0,
+                Some(1),
+                2,
+                &[
+                    ("f", X),
+                    ("i", int),
+                    ("b", yes),
+                    ("fi", int),
+                    ("fb", yes),
+                    ("ft", text),
+                    ("fbig", big),
+                    ("ibig", big),
+                ],
+            ),
+        ]);
+        let schema = Wide::new(&rows).schema().clone();
+        let type_of = |name: &str| schema.field_with_name(name).unwrap().data_type().clone();
+        assert_eq!(type_of("f"), DataType::Float64);
+        assert_eq!(type_of("fi"), DataType::Float64);
+        assert_eq!(
+            (type_of("i"), type_of("ibig")),
+            (DataType::Int64, DataType::Int64)
+        );
+        assert_eq!(type_of("b"), DataType::Boolean);
+        for mixed in ["fb", "ft", "fbig"] {
+            assert_eq!(type_of(mixed), DataType::Utf8, "{mixed}");
+        }
+        let batch = one_batch(&rows);
+        let text = |name: &str| {
+            batch
+                .column_by_name(name)
+                .unwrap()
+                .as_string::<i32>()
+                .iter()
+                .flatten()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(text("fbig"), ["1.5", "9007199254740993"]);
+        assert_eq!(text("fb"), ["1.5", "true"]);
+        assert_eq!(text("ft"), ["1.5", "x"]);
+    }
+
+    #[test]
+    fn nan_is_kept_and_absence_is_null() {
+        let rows = rows(&[
+            (0, Some(0), 1, &[("a", ValueRef::Float(f64::NAN))]),
+            (0, Some(1), 2, &[("b", X)]),
+        ]);
+        let batch = one_batch(&rows);
+        let a = batch.column(3).as_primitive::<Float64Type>();
+        assert!(a.is_valid(0) && a.value(0).is_nan() && a.is_null(1));
+    }
+
+    #[test]
+    fn names_of_fixed_columns_stand_apart() {
+        let rows = rows(&[(
+            0,
+            None,
+            1,
+            &[("step", X), ("rank", X), ("metric:step", X), ("attempt", X)],
+        )]);
+        let want = [
+            "step",
+            "timestamp",
+            "rank",
+            "metric:attempt",
+            "metric:metric:step",
+            "metric:rank",
+            "metric:step",
+        ];
+        assert_eq!(names(&one_batch(&rows)), want);
+    }
+
+    #[test]
+    fn a_name_twice_in_one_call_gets_a_further_row() {
+        let rows = rows(&[(
+            0,
+            Some(1),
+            1,
+            &[("a", X), ("b", X), ("a", ValueRef::Float(2.5))],
+        )]);
+        let batch = one_batch(&rows);
+        assert_eq!(
+            batch.column(3).as_primitive::<Float64Type>().values(),
+            &[1.5, 2.5]
+        );
+        assert!(batch.column(4).is_null(1));
+    }
+
+    #[test]
+    fn attempts_show_only_when_a_rank_had_several() {
+        let mut rows = rows(&[(0, Some(1), 1, &[("a", X)])]);
+        assert!(!names(&one_batch(&rows)).contains(&"attempt".to_owned()));
+        rows.push_row(&Row {
+            key: "a",
+            rank: 0,
+            step: Some(1),
+            timestamp_us: 8,
+            attempt: 1,
+            seq: 1,
+            value: X,
+        });
+        let batch = one_batch(&rows);
+        assert_eq!(
+            batch.column(3).as_primitive::<Int32Type>().values(),
+            &[0, 1]
+        );
+    }
+
+    #[test]
+    fn batches_tile_the_table() {
+        let points: Vec<(u32, Option<i64>, u64)> = (0..40_000).map(|i| (0, Some(i), 1)).collect();
+        let mut rows = Rows::default();
+        for (rank, step, seq) in points {
+            rows.push_row(&Row {
+                key: "a",
+                rank,
+                step,
+                timestamp_us: 0,
+                attempt: 0,
+                seq,
+                value: X,
+            });
+        }
+        let wide = Wide::new(&rows);
+        let sizes: Vec<usize> = wide.batches().map(|b| b.unwrap().num_rows()).collect();
+        assert_eq!((sizes.len(), sizes.iter().sum::<usize>()), (3, 40_000));
+        assert_eq!(Wide::new(&Rows::default()).batches().count(), 0);
+    }
+}

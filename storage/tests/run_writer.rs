@@ -1,0 +1,185 @@
+//! The writer, its recovery and its readers, on real files.
+
+use std::path::Path;
+
+use expman_model::{Incarnation, Level, Param, Point, RankState, Record, RecordBody, RunMeta, RunStatus, Value, WriterId};
+use expman_storage::{Filter, OwnerLock, RunDir, RunWriter, Tail, snapshot};
+
+fn dir(base: &Path) -> RunDir {
+    RunDir::under(base, "exp", "run").unwrap()
+}
+
+fn open(dir: &RunDir) -> (OwnerLock, RunWriter) {
+    let lock = OwnerLock::take(dir).unwrap();
+    let (writer, _) = RunWriter::open(&lock, dir, RunMeta::default()).unwrap();
+    (lock, writer)
+}
+
+fn rank(n: u32) -> WriterId {
+    WriterId { rank: n, incarnation: Incarnation(u64::from(n) + 1) }
+}
+
+fn body(seqs: std::ops::RangeInclusive<u64>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for seq in seqs {
+        let points = vec![Point::new("loss", Value::Float(seq as f64)), Point::new("n", Value::Int(seq.cast_signed()))];
+        Record { seq, timestamp_us: 1, body: RecordBody::Metrics { step: Some(seq.cast_signed()), points } }.encode(&mut out);
+    }
+    out
+}
+
+fn losses(dir: &RunDir) -> Vec<f64> {
+    let filter = Filter { keys: Some(["loss".to_owned()].into()), ..Filter::default() };
+    let mut found: Vec<_> = snapshot(dir, &filter).unwrap().rows.iter().map(|r| r.seq as f64).collect();
+    found.sort_by(f64::total_cmp);
+    found
+}
+
+fn upto(n: u64) -> Vec<f64> {
+    (1..=n).map(|s| s as f64).collect()
+}
+
+#[test]
+fn synced_rows_survive_a_crash_and_repeats_are_dropped() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = dir(tmp.path());
+    {
+        let (_lock, mut w) = open(&dir);
+        let at = w.register(rank(0), "h", 1).index;
+        assert_eq!(w.append(at, &body(1..=10)).unwrap(), 10);
+        assert_eq!(w.append(at, &body(5..=12)).unwrap(), 12);
+        w.sync().unwrap();
+        w.append(at, &body(13..=20)).unwrap();
+    }
+    let (_lock, mut w) = open(&dir);
+    let again = w.register(rank(0), "h", 1);
+    assert_eq!(again.durable_seq, 12);
+    assert_eq!(losses(&dir), upto(12));
+    w.append(again.index, &body(1..=15)).unwrap();
+    w.sync().unwrap();
+    assert_eq!(losses(&dir), upto(15));
+    assert_eq!(w.meta().owner_epoch, 2);
+    w.leave(again.index, RankState::Left, RunStatus::Finished, "");
+    w.finish().unwrap();
+    assert_eq!(losses(&dir), upto(15));
+    assert!(dir.wals().unwrap().is_empty() && dir.segments().unwrap().is_empty());
+    let meta = expman_storage::catalog::open_run(dir.root()).unwrap().meta;
+    assert_eq!((meta.status, meta.rows, meta.metrics["loss"].count), (RunStatus::Finished, 30, 15));
+}
+
+#[test]
+fn a_log_cut_anywhere_recovers_a_prefix() {
+    let tmp = tempfile::tempdir().unwrap();
+    let first = dir(tmp.path());
+    let mut ends = Vec::new();
+    {
+        let (_lock, mut w) = open(&first);
+        let at = w.register(rank(0), "h", 1).index;
+        w.sync().unwrap();
+        for n in 0..5 {
+            ends.push(std::fs::metadata(&first.wals().unwrap()[0].path).unwrap().len());
+            let mut batch = body(n * 3 + 1..=n * 3 + 3);
+            if n == 2 {
+                let text = RecordBody::Message { level: Level::INFO, logger: String::new(), text: "hello".to_owned() };
+                Record { seq: 10, timestamp_us: 1, body: text }.encode(&mut batch);
+            }
+            w.append(at, &batch).unwrap();
+            w.sync().unwrap();
+        }
+    }
+    let wal = first.wals().unwrap()[0].path.clone();
+    let whole = std::fs::read(&wal).unwrap();
+    for cut in (usize::try_from(ends[0]).unwrap()..=whole.len()).step_by(7) {
+        let copy = RunDir::under(tmp.path(), "copy", &format!("r{cut}")).unwrap();
+        copy_tree(first.root(), copy.root());
+        std::fs::write(copy.wals().unwrap()[0].path.clone(), &whole[..cut]).unwrap();
+        let (_lock, w) = open(&copy);
+        let want = ends.iter().filter(|&&e| e <= cut as u64).count() as u64 - 1 + u64::from(cut == whole.len());
+        let rows = losses(&copy).len() as u64;
+        assert!(rows == want * 3 || rows == want * 3 - 1, "cut at {cut}: {rows} rows, {want} batches");
+        let log = std::fs::read_to_string(copy.run_log()).unwrap();
+        assert_eq!(log.contains("hello"), want >= 3, "cut at {cut}");
+        drop(w);
+    }
+}
+
+#[test]
+fn a_tail_sees_every_row_once_while_files_move() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = dir(tmp.path());
+    let (_lock, mut w) = open(&dir);
+    let at = w.register(rank(0), "h", 1).index;
+    let mut tail = Tail::new(dir.clone());
+    let mut seen = Vec::new();
+    for n in 0..20 {
+        w.append(at, &body(n * 10 + 1..=n * 10 + 10)).unwrap();
+        w.write().unwrap();
+        if n % 3 == 0 {
+            w.publish_now().unwrap();
+        }
+        if n % 4 != 2 {
+            seen.extend(tail.poll().unwrap().iter().filter(|r| r.key == "n").map(|r| r.seq));
+        }
+    }
+    w.finish().unwrap();
+    seen.extend(tail.poll().unwrap().iter().filter(|r| r.key == "n").map(|r| r.seq));
+    assert!(tail.poll().unwrap().is_empty());
+    seen.sort_unstable();
+    assert_eq!(seen, (1..=200).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_batch_that_is_no_records_changes_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = dir(tmp.path());
+    let (_lock, mut w) = open(&dir);
+    let at = w.register(rank(0), "h", 1).index;
+    let mut bad = body(1..=5);
+    bad.extend_from_slice(b"\x20\0\0\0garbage that is long enough to be one record");
+    assert!(w.append(at, &bad).unwrap_err().to_string().contains("rank 0"));
+    w.append(at, &body(1..=5)).unwrap();
+    w.sync().unwrap();
+    assert_eq!(losses(&dir), upto(5));
+}
+
+#[test]
+fn parameters_and_scalars_survive_a_crash() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = dir(tmp.path());
+    {
+        let (_lock, mut w) = open(&dir);
+        let at = w.register(rank(3), "h", 1).index;
+        let mut batch = Vec::new();
+        let params = Param::Map(vec![("lr".to_owned(), Param::Float(0.1))]);
+        Record { seq: 1, timestamp_us: 1, body: RecordBody::Params(params) }.encode(&mut batch);
+        Record { seq: 2, timestamp_us: 1, body: RecordBody::Scalar(Point::new("best", Value::Float(f64::NAN))) }.encode(&mut batch);
+        w.append(at, &batch).unwrap();
+        w.sync().unwrap();
+    }
+    let (_lock, mut w) = open(&dir);
+    w.save().unwrap();
+    let config: Param = expman_storage::yaml::read(&dir.config()).unwrap().unwrap();
+    assert_eq!(config, Param::Map(vec![("lr".to_owned(), Param::Float(0.1))]));
+    assert!(matches!(w.meta().scalars["best"], Value::Float(x) if x.is_nan()));
+}
+
+#[test]
+fn a_second_owner_is_refused() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = dir(tmp.path());
+    let _first = open(&dir);
+    assert!(OwnerLock::take(&dir).unwrap_err().to_string().contains("locked by another owner"));
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

@@ -1,0 +1,125 @@
+// What a person sees on the page while a real process trains.
+//
+// Run with: node --test tests/browser/
+// Needs the built page in the expman command, server/dashboard/node_modules, and Chromium.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { folder, logger, openPage, serve, until } from "./harness.mjs";
+
+const TIMEOUT_MS = 120_000;
+/** From the call of `log_metrics` to the point on the page. */
+const SEEN_MS = 2000;
+
+const chart = (name) => `figure[data-metric=${JSON.stringify(name)}]`;
+const latest = (page, name) => page.locator(chart(name)).first().getAttribute("data-latest", { timeout: 20_000 });
+const badge = (page) => page.locator("h1 [data-kind]").getAttribute("data-kind");
+
+/** Pixels of a chart that have about the colour of rank 0's line. */
+function inked(page, name) {
+  return page.locator(`${chart(name)} canvas`).first().evaluate((canvas) => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const [r, g, b] = [0x3b, 0x6f, 0xd4];
+    let n = 0;
+    for (let i = 0; i < data.length; i += 4)
+      if (data[i + 3] > 200 && Math.abs(data[i] - r) + Math.abs(data[i + 1] - g) + Math.abs(data[i + 2] - b) < 40) n += 1;
+    return n;
+  });
+}
+
+async function openRun(page, name) {
+  await page.locator(`tr[data-run=${JSON.stringify(name)}] a.name`).click();
+  await page.locator("h1", { hasText: name }).waitFor();
+}
+
+test("a point is on the page within two seconds of log_metrics", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const run = await logger(t, base, "first");
+  await run.tell({ metrics: { loss: 3 }, step: 0 });
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  await openRun(page, "first");
+  await until("the first point is drawn", 20_000, async () => (await latest(page, "loss")) === "3");
+  assert.equal(await badge(page), "live");
+  const delays = [];
+  for (let step = 1; step <= 8; step++) {
+    // At any phase of every timer on the way.
+    await page.waitForTimeout(150 + step * 130);
+    const value = 3 - step / 8;
+    const { at } = await run.tell({ metrics: { loss: value }, step });
+    await until(`step ${step} is drawn`, SEEN_MS, async () => (await latest(page, "loss")) === String(value));
+    delays.push(Date.now() - at * 1000);
+  }
+  t.diagnostic(`from call to page: ${delays.map((ms) => `${Math.round(ms)} ms`).join(", ")}`);
+  assert.ok(Math.max(...delays) < SEEN_MS, `${delays}`);
+  assert.ok((await inked(page, "loss")) > 50, "the line of rank 0 is drawn");
+
+  const { at } = await run.tell({ metrics: { accuracy: 0.5 }, step: 9 });
+  await until("a metric that is new gets its chart", SEEN_MS, async () => (await page.locator(chart("accuracy")).count()) === 1);
+  await page.locator(chart("accuracy")).scrollIntoViewIfNeeded();
+  await until("and its point", SEEN_MS, async () => (await latest(page, "accuracy")) === "0.5");
+  assert.ok(Date.now() - at * 1000 < SEEN_MS + 500);
+
+  await run.tell({ close: true });
+  await until("the end of the run is told", 10_000, async () => (await badge(page)) === "finished");
+  assert.deepEqual(await complaints(), []);
+});
+
+test("the list of runs follows what happens to them", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  await page.getByText("No runs yet").waitFor();
+  const run = await logger(t, base, "appears");
+  await run.tell({ metrics: { loss: 1 }, step: 0 });
+  const status = () => page.locator('tr[data-run="appears"] [data-kind]').textContent();
+  await until("the run appears", 10_000, async () => (await page.locator('tr[data-run="appears"]').count()) === 1);
+  await until("it runs", 10_000, async () => (await status()).trim() === "running");
+  await run.kill();
+  await until("its death is told", 30_000, async () => (await status()).trim() === "crashed");
+  assert.deepEqual(await complaints(), []);
+});
+
+test("whatever a name or a line says is shown as text", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const evil = "<img src=x onerror=\"alert('metric')\">";
+  const run = await logger(t, base, "<script>alert('run')<-script>");
+  await run.tell({ metrics: { [evil]: 1, "</title><script>alert(2)</script>": 2 }, step: 0 });
+  await run.tell({ info: "<script>alert('message')</script>" });
+  await run.tell({ print: "<svg onload=alert('line')> \u001b]0;title\u0007\u001b[31mred" });
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  await openRun(page, "<script>alert('run')<-script>");
+  await page.locator("figcaption .name", { hasText: evil }).waitFor();
+  await page.locator(".line .text", { hasText: "<svg onload=alert('line')> red" }).waitFor();
+  await page.getByRole("button", { name: "messages" }).click();
+  await page.locator(".line .text", { hasText: "<script>alert('message')</script>" }).waitFor();
+  await page.locator("dt", { hasText: "<b>" }).waitFor();
+  await page.locator("dd", { hasText: "<i>" }).waitFor();
+  await page.getByRole("button", { name: "mean" }).click();
+  await page.locator(`${chart(evil)} .u-over`).hover();
+  await page.waitForTimeout(300);
+  assert.equal(await page.locator("img[src=x], svg[onload], main script").count(), 0);
+  assert.deepEqual(await complaints(), []);
+});
+
+test("a server that goes away is told of, and its return continues the charts", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const run = await logger(t, base, "outage");
+  await run.tell({ metrics: { loss: 1 }, step: 0 });
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  await openRun(page, "outage");
+  await until("the first point is drawn", 20_000, async () => (await latest(page, "loss")) === "1");
+  await server.stop();
+  await until("the outage is told", 5000, async () => (await badge(page)) === "reconnecting");
+  assert.equal(await latest(page, "loss"), "1", "what was there stays");
+  await run.tell({ metrics: { loss: 2 }, step: 1 });
+  await serve(t, base, server.port);
+  await until("the page is live again", 10_000, async () => (await badge(page)) === "live");
+  await until("with what was missed", 5000, async () => (await latest(page, "loss")) === "2");
+  await run.tell({ metrics: { loss: 3 }, step: 2 });
+  await until("and with what comes", SEEN_MS, async () => (await latest(page, "loss")) === "3");
+  assert.deepEqual(await complaints(), []);
+});
