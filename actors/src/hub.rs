@@ -68,7 +68,8 @@ async fn serve(link: LinkId, connection: Connection, run: &ActorRef<RunMsg>) {
 fn process_end(pid: u32) -> Option<AsyncFd<std::os::fd::OwnedFd>> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
     let fd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-    AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).ok()
+    #[expect(unsafe_code, reason = "the descriptor is owned, so it stays open and the same as long as it is registered")]
+    unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) }.ok()
 }
 
 async fn ended(process: Option<&AsyncFd<std::os::fd::OwnedFd>>) {

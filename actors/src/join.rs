@@ -65,8 +65,10 @@ pub(crate) async fn keep_link(mut joiner: Joiner, actor: ActorRef<ForwardMsg>, w
                 if actor.cast(ForwardMsg::LinkUp { welcome, to }).is_err() {
                     return;
                 }
-                let ended = read_frames(&mut reader, &actor).await;
-                tracing::debug!("the link ended: {ended:?}");
+                match read_frames(&mut reader, &actor).await {
+                    Ok(End::Farewell) => return,
+                    ended => tracing::debug!("the link ended: {ended:?}"),
+                }
                 if actor.cast(ForwardMsg::LinkDown).is_err() {
                     return;
                 }
@@ -84,7 +86,7 @@ pub(crate) async fn keep_link(mut joiner: Joiner, actor: ActorRef<ForwardMsg>, w
                 tracing::debug!("not connected: {e}");
             }
         }
-        if actor.get_status() >= ractor::ActorStatus::Stopping {
+        if actor.get_status() >= ractor::ActorStatus::Draining {
             return;
         }
         let jitter = Duration::from_millis(u64::from(std::process::id() % 17));
@@ -93,15 +95,28 @@ pub(crate) async fn keep_link(mut joiner: Joiner, actor: ActorRef<ForwardMsg>, w
     }
 }
 
-async fn read_frames(reader: &mut FrameReader, actor: &ActorRef<ForwardMsg>) -> Result<()> {
+/// How a link ended without an error.
+#[derive(Debug)]
+enum End {
+    /// The owner has everything and said so: there is nothing to come back for.
+    Farewell,
+    /// The owner, or the actor, went away.
+    Gone,
+}
+
+async fn read_frames(reader: &mut FrameReader, actor: &ActorRef<ForwardMsg>) -> Result<End> {
     loop {
         match tokio::time::timeout(SILENCE, reader.next()).await {
             Ok(Ok(Some(frame))) => {
+                let farewell = matches!(frame, Frame::Farewell(_));
                 if actor.cast(ForwardMsg::Received(frame)).is_err() {
-                    return Ok(());
+                    return Ok(End::Gone);
+                }
+                if farewell {
+                    return Ok(End::Farewell);
                 }
             }
-            Ok(Ok(None)) => return Ok(()),
+            Ok(Ok(None)) => return Ok(End::Gone),
             Ok(Err(e)) => return Err(e),
             Err(_silent) => return Err(MeshError::Protocol("the owner is silent".to_owned())),
         }

@@ -27,12 +27,12 @@ pub struct Place {
 
 /// Finds or makes the folder of a run.
 ///
-/// With a name the folder is `base/experiment/name`. Without one, all processes with the same `launch_key` get the
-/// same folder, named by the local time at which the first of them came and made unique by a number if need be.
+/// With a name the folder is `base/experiment/name`. Without one it is named by the local time at which the first
+/// process came, made unique by a number if need be; all processes with the same `launch_key` get the same one.
 ///
 /// # Errors
 /// When a name is not allowed, or a folder can't be made.
-pub fn place(base: &Path, experiment: &str, name: Option<&str>, launch_key: &str) -> Result<Place> {
+pub fn place(base: &Path, experiment: &str, name: Option<&str>, launch_key: Option<&str>) -> Result<Place> {
     check_folder_name("experiment name", experiment)?;
     if let Some(name) = name {
         check_folder_name("run name", name)?;
@@ -45,6 +45,10 @@ pub fn place(base: &Path, experiment: &str, name: Option<&str>, launch_key: &str
         let made = make(dir.root())?;
         return Ok(Place { dir, name: name.to_owned(), made });
     }
+    let Some(launch_key) = launch_key else {
+        let name = make_by_time(&home)?;
+        return Ok(Place { dir: RunDir::under(&base, experiment, &name)?, name, made: true });
+    };
     let launches = home.join(".launches");
     fs::create_dir_all(&launches).map_err(MeshError::io("create folder", &launches))?;
     let path = launches.join(&blake3::hash(launch_key.as_bytes()).to_hex()[..32]);
@@ -54,6 +58,14 @@ pub fn place(base: &Path, experiment: &str, name: Option<&str>, launch_key: &str
     if check_folder_name("run name", &known).is_ok() && home.join(&known).is_dir() {
         return Ok(Place { dir: RunDir::under(&base, experiment, &known)?, name: known, made: false });
     }
+    let name = make_by_time(&home)?;
+    // In place: the lock belongs to this file, not to its name.
+    file.write_all_at(name.as_bytes(), 0).and_then(|()| file.sync_all()).map_err(MeshError::io("write", &path))?;
+    Ok(Place { dir: RunDir::under(&base, experiment, &name)?, name, made: true })
+}
+
+/// Makes a folder named by the local time, with a number behind it when two start in one second.
+fn make_by_time(home: &Path) -> Result<String> {
     let stamp = local_run_name(now_us());
     let mut name = stamp.clone();
     let mut n = 1;
@@ -61,9 +73,7 @@ pub fn place(base: &Path, experiment: &str, name: Option<&str>, launch_key: &str
         name = format!("{stamp}_{n}");
         n += 1;
     }
-    // In place: the lock belongs to this file, not to its name.
-    file.write_all_at(name.as_bytes(), 0).and_then(|()| file.sync_all()).map_err(MeshError::io("write", &path))?;
-    Ok(Place { dir: RunDir::under(&base, experiment, &name)?, name, made: true })
+    Ok(name)
 }
 
 fn absolute(base: &Path) -> Result<PathBuf> {
@@ -99,9 +109,9 @@ mod tests {
     #[test]
     fn one_launch_shares_a_folder_and_two_launches_do_not() {
         let tmp = tempfile::tempdir().unwrap();
-        let first = place(tmp.path(), "e", None, "launch a").unwrap();
-        let second = place(tmp.path(), "e", None, "launch a").unwrap();
-        let other = place(tmp.path(), "e", None, "launch b").unwrap();
+        let first = place(tmp.path(), "e", None, Some("launch a")).unwrap();
+        let second = place(tmp.path(), "e", None, Some("launch a")).unwrap();
+        let other = place(tmp.path(), "e", None, Some("launch b")).unwrap();
         assert!(first.made && !second.made && other.made);
         assert_eq!(first.dir, second.dir);
         assert_ne!(first.dir, other.dir);
@@ -111,8 +121,8 @@ mod tests {
     fn bad_names_are_refused_before_anything_is_made() {
         let tmp = tempfile::tempdir().unwrap();
         let base = tmp.path().join("base");
-        assert!(place(&base, "../e", None, "k").is_err());
-        assert!(place(&base, "e", Some(""), "k").is_err());
+        assert!(place(&base, "../e", None, None).is_err());
+        assert!(place(&base, "e", Some(""), None).is_err());
         assert!(!base.exists());
     }
 }

@@ -162,8 +162,8 @@ impl Run {
     /// # Errors
     /// When a name is not allowed, the folder can't be written, the run belongs to another launch, or nobody answers in time.
     pub fn open(config: RunConfig) -> Result<Self> {
+        let place = naming::place(&config.base_dir, &config.experiment, config.run_name.as_deref(), config.launch_key.as_deref())?;
         let launch_key = config.launch_key.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-        let place = naming::place(&config.base_dir, &config.experiment, config.run_name.as_deref(), &launch_key)?;
         Self::join(config, place.dir, place.name, launch_key)
     }
 
@@ -297,6 +297,12 @@ impl Run {
             OnFull::Block(patience) => Some(patience),
         };
         self.ring.push(record, patience)
+    }
+
+    /// Whether a full queue makes callers wait.
+    #[must_use]
+    pub const fn may_wait(&self) -> bool {
+        matches!(self.on_full, OnFull::Block(_))
     }
 
     /// Counts values or records that were refused.

@@ -1,1 +1,25 @@
-//! bindings
+//! `monarch_like._core`: the border between Python and the mesh. It converts, and nothing else.
+
+
+use pyo3::prelude::*;
+
+mod entry;
+mod errors;
+mod flush;
+mod metrics;
+mod params;
+mod rt;
+mod run;
+mod values;
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use crate::entry::{cli_main, owner_main};
+    #[pymodule_export]
+    use crate::errors::{ArtifactError, ConfigError, ExpmanError, FlushError, JoinError, RunExistsError, StorageError};
+    #[pymodule_export]
+    use crate::flush::CoreFlush;
+    #[pymodule_export]
+    use crate::run::CoreRun;
+}

@@ -13,7 +13,7 @@ use expman_storage::{Catalog, RunEntry, RunKind};
 use serde_json::{Value as Json, json};
 
 use crate::console::Console;
-use crate::exit::{Exit, Refusal};
+use crate::exit::{Exit, Refusal, whole_message};
 use crate::json as exact;
 use crate::locate::{BaseDir, display_name, is_live};
 use crate::table::{self, Side, Table};
@@ -96,7 +96,7 @@ impl Args {
                 *fate = match delete(run) {
                     Ok(fate) => fate,
                     Err(error) => {
-                        console.error(&format!("{error:#}"));
+                        console.error(&whole_message(&error));
                         exit = Exit::Failed;
                         Fate::Failed
                     }

@@ -29,13 +29,13 @@ impl Console {
     }
 
     /// Sends the log of the libraries to stderr.
-    pub fn start_log(&self) {
+    pub fn start_log() {
         let filter =
             EnvFilter::try_from_env("EXPMAN_LOG").unwrap_or_else(|_unset| EnvFilter::new("warn"));
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(io::stderr)
-            .with_ansi(self.colour_err);
+            .with_ansi(false);
         // A host program, or an earlier call in this process, may have set one up already.
         drop(log.try_init());
     }

@@ -80,9 +80,37 @@ pub fn report(done: anyhow::Result<Exit>, console: &Console) -> Exit {
         return Exit::Done;
     }
     let refusal = error.downcast_ref::<Refusal>();
-    console.error(&format!("{error:#}"));
+    console.error(&whole_message(&error));
     if let Some(hint) = refusal.and_then(|r| r.hint.as_deref()) {
         console.hint(hint);
     }
     refusal.map_or(Exit::Failed, |r| r.exit)
+}
+
+/// The error and its causes; many messages have their cause in them already, and it is not told twice.
+pub fn whole_message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || io::Error::other("no space");
+        let bare = anyhow::Error::from(cause()).context("write a");
+        let told = anyhow::Error::from(cause()).context("write a: no space");
+        assert_eq!(
+            [&bare, &told].map(whole_message),
+            ["write a: no space", "write a: no space"]
+        );
+    }
 }

@@ -69,8 +69,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
             return u8::try_from(told.exit_code()).unwrap_or(Exit::Usage as u8);
         }
     };
+    Console::start_log();
     let mut console = Console::standard();
-    console.start_log();
     let done = match cli.command {
         Command::Serve(args) => args.run(&mut console),
         Command::List(args) => args.run(&mut console),

@@ -6,12 +6,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use expman_server::ServeConfig;
+use expman_server::{ServeConfig, ServeError};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::console::Console;
-use crate::exit::Exit;
+use crate::exit::{Exit, Refusal};
 
 /// Serve the dashboard and the API over a folder of runs
 ///
@@ -73,7 +73,7 @@ impl Args {
         runtime.block_on(async {
             // Before anybody can know the address, so that no signal is missed.
             let stopped = stopped().context("listen for signals")?;
-            let listener = expman_server::bind(&config).await?;
+            let listener = expman_server::bind(&config).await.map_err(refused)?;
             let url = format!(
                 "http://{}",
                 listener.local_addr().context("learn the address")?
@@ -102,6 +102,18 @@ impl Args {
             path.display()
         );
         Ok(Some(token.to_owned()))
+    }
+}
+
+/// A missing or weak token is wrong usage, anything else a failure.
+fn refused(error: ServeError) -> anyhow::Error {
+    match error {
+        ServeError::TokenNeeded { .. } | ServeError::WeakToken { .. } => {
+            Refusal::usage(error.to_string())
+                .hint("give one with --token-file")
+                .into()
+        }
+        other => other.into(),
     }
 }
 

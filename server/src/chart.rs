@@ -11,6 +11,10 @@ use expman_storage::{Row, Rows};
 
 /// Buckets kept of one series before neighbours are merged.
 pub const BUCKETS_MAX: usize = 2048;
+/// Buckets kept of all series of a run together; many series keep fewer each …
+const BUCKETS_TOTAL: usize = 1 << 21;
+/// … but never fewer than this.
+const BUCKETS_MIN: usize = 64;
 
 /// The points of one series that fall into one span of steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -100,7 +104,7 @@ impl Series {
             }
             _ => self.buckets.push(one),
         }
-        if self.buckets.len() > buckets_max {
+        while self.buckets.len() > buckets_max {
             self.buckets = coarser(&self.buckets, 1);
             self.shift += 1;
         }
@@ -151,6 +155,7 @@ fn coarser(buckets: &[Bucket], by: u32) -> Vec<Bucket> {
 pub struct Charts {
     series: BTreeMap<Arc<str>, BTreeMap<u32, Series>>,
     buckets_max: usize,
+    count: usize,
 }
 
 impl Default for Charts {
@@ -165,6 +170,7 @@ impl Charts {
         Self {
             series: BTreeMap::new(),
             buckets_max,
+            count: 0,
         }
     }
 
@@ -175,10 +181,11 @@ impl Charts {
                 Some(ranks) => ranks,
                 None => self.series.entry(Arc::from(row.key)).or_default(),
             };
-            ranks
-                .entry(row.rank)
-                .or_default()
-                .push(&row, self.buckets_max);
+            let before = ranks.len();
+            let series = ranks.entry(row.rank).or_default();
+            let share = (BUCKETS_TOTAL / self.count.max(1)).max(BUCKETS_MIN);
+            series.push(&row, self.buckets_max.min(share));
+            self.count += ranks.len() - before;
         }
     }
 
@@ -276,6 +283,18 @@ mod tests {
             series.at(0).iter().map(|b| b.index).collect::<Vec<_>>(),
             [0, 3]
         );
+    }
+
+    #[test]
+    fn many_series_share_their_buckets() {
+        let mut charts = Charts {
+            count: BUCKETS_TOTAL / 100,
+            ..Charts::default()
+        };
+        charts.extend(&rows((0..5000).map(|i| (Some(i), 1.0))));
+        let buckets = only(&charts).at(0);
+        assert!(buckets.len() <= 100);
+        assert_eq!(buckets.iter().map(|b| b.n).sum::<u64>(), 5000);
     }
 
     #[test]

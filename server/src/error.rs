@@ -22,6 +22,8 @@ pub enum ServeError {
     Storage(#[from] StorageError),
     #[error("{what} can not be read: its content made the reader fail")]
     Unreadable { what: String },
+    #[error("{what}")]
+    Damaged { what: String },
     #[error("live updates are off; start the server without --no-live")]
     NotLive,
     #[error("listen on {host}:{port}: {source}")]

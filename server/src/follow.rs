@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use expman_storage::catalog::open_run;
 use expman_storage::text::LogKind;
-use expman_storage::{Rows, RunDir, RunEntry, RunKind, Tail, TextTail, lock};
+use expman_storage::{
+    Filter, Rows, RunDir, RunEntry, RunKind, Tail, TextTail, legacy, lock, snapshot,
+};
 
 use crate::error::{Result, ServeError};
 use crate::wire::Line;
@@ -20,16 +22,27 @@ const DETAIL_EVERY: Duration = Duration::from_millis(500);
 /// What a look at the files brought.
 #[derive(Debug, Default)]
 pub struct News {
-    /// New metric rows, and how many the run has now.
-    pub rows: Rows,
-    /// Rows of the run.
-    pub end: u64,
-    /// By log: new lines, or a new beginning.
-    pub run_log: LogNews,
-    /// See `run_log`.
-    pub console: LogNews,
+    /// Metric rows; none when they can't be read.
+    pub rows: Option<RowNews>,
+    /// Lines of `run.log`; none when it can't be read.
+    pub run_log: Option<LogNews>,
+    /// Lines of `console.log`; none when it can't be read.
+    pub console: Option<LogNews>,
     /// The run's record, when it changed.
     pub detail: Option<RunEntry>,
+    /// What could not be read; it is tried again with the next look.
+    pub failure: Option<String>,
+}
+
+/// News of the metrics.
+#[derive(Debug, Default)]
+pub struct RowNews {
+    /// New rows; all of them when `fresh`.
+    pub rows: Rows,
+    /// Rows that the run has now.
+    pub end: u64,
+    /// What was read before does not count any more.
+    pub fresh: bool,
 }
 
 /// News of one log.
@@ -46,8 +59,10 @@ pub struct LogNews {
 /// Reads one run's files as they grow.
 #[derive(Debug)]
 pub struct Follower {
-    dir: RunDir,
+    run: RunEntry,
     rows: Rowing,
+    end: u64,
+    fresh: bool,
     run_log: LogFollower,
     console: LogFollower,
     looked: Option<(Instant, Stamp)>,
@@ -56,9 +71,12 @@ pub struct Follower {
 /// Where metric rows come from.
 #[derive(Debug)]
 enum Rowing {
+    /// A run of this project.
     Tail(Box<Tail>),
-    /// A run of another tool, which does not grow: its rows are read once.
-    Once(bool),
+    /// A run of another tool: its rows are read once.
+    Unread,
+    /// See `Unread`.
+    Read,
 }
 
 /// What tells whether a run's record changed, without reading it.
@@ -73,44 +91,82 @@ impl Follower {
     pub fn new(run: &RunEntry) -> Self {
         let rows = match run.kind {
             RunKind::Mesh => Rowing::Tail(Box::new(Tail::new(run.dir.clone()))),
-            RunKind::ExpmanRs => Rowing::Once(false),
+            RunKind::ExpmanRs => Rowing::Unread,
         };
         Self {
             rows,
+            end: 0,
+            fresh: true,
             run_log: LogFollower::new(&run.dir, LogKind::Run),
             console: LogFollower::new(&run.dir, LogKind::Console),
             looked: None,
-            dir: run.dir.clone(),
+            run: run.clone(),
         }
     }
 
-    /// Everything that is new since the last look.
-    ///
-    /// # Errors
-    /// When a file can't be read; what was not read comes with the next look.
-    pub fn look(&mut self) -> Result<News> {
-        // The record first: the rows then are never behind what it counts.
-        let detail = self.detail()?;
-        let mut news = News {
-            detail,
-            ..News::default()
-        };
-        match &mut self.rows {
-            Rowing::Tail(tail) => {
-                news.rows = tail.poll()?;
-                news.end = tail.end();
+    /// Everything that is new since the last look; a file that can't be read hides nothing of the others.
+    pub fn look(&mut self) -> News {
+        let mut news = News::default();
+        // The record first: the rows then are never behind what it says.
+        match self.detail() {
+            Ok(detail) => news.detail = detail,
+            Err(e) => news.failure = Some(e.to_string()),
+        }
+        if let Some(now) = news
+            .detail
+            .as_ref()
+            .filter(|now| now.meta.id != self.run.meta.id)
+        {
+            // Another run took the folder.
+            *self = Self {
+                looked: self.looked,
+                ..Self::new(now)
+            };
+        }
+        match self.rows() {
+            Ok((rows, problem)) => {
+                news.rows = Some(rows);
+                news.failure = problem.or(news.failure);
             }
-            Rowing::Once(read) => {
-                if !*read {
-                    news.rows = read_rows(&self.dir, &expman_storage::Filter::default())?.0;
-                    *read = true;
-                }
-                news.end = news.rows.len() as u64;
+            Err(e) => {
+                // The tail may have lost what it had read so far: the next one starts at the first row.
+                *self = Self {
+                    looked: self.looked,
+                    ..Self::new(&self.run)
+                };
+                news.failure = Some(e.to_string());
             }
         }
-        news.run_log = self.run_log.look()?;
-        news.console = self.console.look()?;
-        Ok(news)
+        let mut log = |log: &mut LogFollower| match log.look() {
+            Ok(found) => Some(found),
+            Err(e) => {
+                news.failure = Some(e.to_string());
+                None
+            }
+        };
+        let (run_log, console) = (log(&mut self.run_log), log(&mut self.console));
+        News {
+            run_log,
+            console,
+            ..news
+        }
+    }
+
+    fn rows(&mut self) -> Result<(RowNews, Option<String>)> {
+        let mut problem = None;
+        let (rows, end) = match &mut self.rows {
+            Rowing::Tail(tail) => (tail.poll()?, tail.end()),
+            Rowing::Unread => {
+                let found = read_rows(&self.run, &Filter::default())?;
+                problem = found.problems.into_iter().next();
+                self.rows = Rowing::Read;
+                (found.rows, found.total)
+            }
+            Rowing::Read => (Rows::default(), self.end),
+        };
+        let fresh = std::mem::take(&mut self.fresh);
+        self.end = end;
+        Ok((RowNews { rows, end, fresh }, problem))
     }
 
     fn detail(&mut self) -> Result<Option<RunEntry>> {
@@ -121,14 +177,14 @@ impl Follower {
             return Ok(None);
         }
         let stamp = Stamp {
-            file: std::fs::metadata(self.dir.meta())
+            file: std::fs::metadata(self.run.dir.meta())
                 .ok()
                 .map(|m: Metadata| (m.ino(), m.len(), m.mtime(), m.mtime_nsec())),
-            owned: lock::is_owned(&self.dir),
+            owned: lock::is_owned(&self.run.dir),
         };
         let changed = self.looked.is_none_or(|(_, old)| old != stamp);
         let entry = if changed {
-            Some(open_run(self.dir.root())?)
+            Some(open_run(self.run.dir.root())?)
         } else {
             None
         };
@@ -137,13 +193,36 @@ impl Follower {
     }
 }
 
-/// The wanted rows of a run and how many it has.
+/// The wanted rows of a run.
+#[derive(Debug)]
+pub struct Found {
+    /// The rows.
+    pub rows: Rows,
+    /// How many rows the run has, wanted or not.
+    pub total: u64,
+    /// What was found damaged and left out.
+    pub problems: Vec<String>,
+}
+
+/// Reads the rows of a run as they stand now, whoever wrote it.
 ///
 /// # Errors
 /// When a file can't be read or is damaged.
-pub fn read_rows(dir: &RunDir, filter: &expman_storage::Filter) -> Result<(Rows, u64)> {
-    let found = expman_storage::snapshot(dir, filter)?;
-    Ok((found.rows, found.total))
+pub fn read_rows(run: &RunEntry, filter: &Filter) -> Result<Found> {
+    if run.kind == RunKind::Mesh {
+        let found = snapshot(&run.dir, filter)?;
+        return Ok(Found {
+            rows: found.rows,
+            total: found.total,
+            problems: found.problems,
+        });
+    }
+    let found = legacy::read_rows(run, filter)?;
+    Ok(Found {
+        total: found.rows.len() as u64,
+        rows: found.rows,
+        problems: found.problems,
+    })
 }
 
 #[derive(Debug)]

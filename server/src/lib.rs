@@ -27,6 +27,7 @@ mod ring;
 mod router;
 mod routes;
 mod security;
+mod series;
 mod token;
 mod watch;
 mod wire;

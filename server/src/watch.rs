@@ -58,6 +58,8 @@ struct State {
     run_log: LineRing,
     console: LineRing,
     charts: Charts,
+    /// Whether the rows could be read at all.
+    is_read: bool,
     failure: Option<String>,
     unread_since: Instant,
 }
@@ -119,10 +121,13 @@ impl Hub {
         if looks.wait_for(|looks| *looks > 0).await.is_err() {
             return Err(ServeError::NotFound { what: "this run" });
         }
-        let failure = watch.lock().failure.clone();
+        let failure = {
+            let state = watch.lock();
+            state.failure.clone().filter(|_| !state.is_read)
+        };
         match failure {
-            Some(what) if watch.lock().rows.end() == 0 => Err(ServeError::Unreadable { what }),
-            _ => Ok(watch),
+            Some(what) => Err(ServeError::Damaged { what }),
+            None => Ok(watch),
         }
     }
 
@@ -155,6 +160,7 @@ impl Hub {
                 run_log: LineRing::default(),
                 console: LineRing::default(),
                 charts: Charts::default(),
+                is_read: false,
                 failure: None,
                 unread_since: Instant::now(),
             }),
@@ -181,7 +187,13 @@ impl Hub {
             match look.await {
                 Ok(back) => follower = Some(back),
                 // The decoder panicked, and the follower went with it: this run stays as it is.
-                Err(e) => watched.take(Err(e)),
+                Err(e) => {
+                    let failure = Some(e.to_string());
+                    watched.take(News {
+                        failure,
+                        ..News::default()
+                    });
+                }
             }
             let every = if watched.is_live() {
                 LIVE_EVERY
@@ -307,13 +319,10 @@ impl Watched {
         })
     }
 
-    fn take(&self, news: Result<News>) {
+    fn take(&self, news: News) {
         let mut state = self.lock();
         let before = (state.cursor(), state.run_version);
-        match news {
-            Ok(news) => state.take(news, *self.looks.borrow() == 0),
-            Err(e) => state.fail(e.to_string()),
-        }
+        state.take(news);
         let changed = before != (state.cursor(), state.run_version);
         drop(state);
         self.looks.send_if_modified(|looks| {
@@ -334,36 +343,38 @@ impl State {
         }
     }
 
-    fn take(&mut self, news: News, first: bool) {
-        if self.failure.take().is_some() {
-            self.run_version += 1;
-        }
+    fn take(&mut self, news: News) {
         if let Some(run) = news.detail {
             self.epoch = epoch(&run);
             self.run = run;
             self.run_version += 1;
         }
-        self.charts.extend(&news.rows);
-        if first {
-            // What was there before is sorted, not in order of arrival: it can only be had as a whole.
-            self.rows.restart(news.end);
-        } else {
-            self.rows.push(news.rows, news.end);
+        if let Some(news) = news.rows {
+            if news.fresh {
+                // What was there before is sorted, not in order of arrival: it can only be had as a whole.
+                self.charts = Charts::default();
+                self.charts.extend(&news.rows);
+                self.rows.restart(news.end);
+            } else {
+                self.charts.extend(&news.rows);
+                self.rows.push(news.rows, news.end);
+            }
+            self.is_read = true;
         }
         take_lines(&mut self.run_log, news.run_log);
         take_lines(&mut self.console, news.console);
-    }
-
-    fn fail(&mut self, what: String) {
-        if self.failure.as_ref() != Some(&what) {
-            tracing::warn!(run = %self.run.dir.root().display(), error = %what, "run can not be followed");
-            self.failure = Some(what);
+        if self.failure != news.failure {
+            if let Some(what) = &news.failure {
+                tracing::warn!(run = %self.run.dir.root().display(), error = %what, "run is not read whole");
+            }
+            self.failure = news.failure;
             self.run_version += 1;
         }
     }
 }
 
-fn take_lines(ring: &mut LineRing, news: LogNews) {
+fn take_lines(ring: &mut LineRing, news: Option<LogNews>) {
+    let Some(news) = news else { return };
     if let Some(at) = news.restart {
         ring.restart(at);
     }

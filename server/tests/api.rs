@@ -2,11 +2,16 @@
 
 mod common;
 
+use std::fs::File;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use common::{HOST, Sandbox, get, key, ok, send, write};
 use expman_model::record::Stream;
 use expman_model::{Level, Param, Point, RecordBody, RunStatus, Value};
+use parquet::arrow::ArrowWriter;
 use serde_json::json;
 
 #[tokio::test]
@@ -285,6 +290,57 @@ async fn a_broken_run_is_told_of_and_hides_no_other() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn a_run_of_expman_rs_is_served_like_our_own() {
+    let sandbox = Sandbox::new();
+    let dir = sandbox.base.path().join("old/run");
+    write(
+        &dir.join("run.yaml"),
+        b"name: run\nexperiment: old\nstatus: FINISHED\n",
+    );
+    write(
+        &dir.join("run.log"),
+        b"[2026-01-01T00:00:00.000Z] [INFO] hello\n",
+    );
+    let times = TimestampMicrosecondArray::from(vec![1, 2, 3]).with_timezone("UTC");
+    let columns: [(&str, ArrayRef); 3] = [
+        ("timestamp", Arc::new(times)),
+        (
+            "step",
+            Arc::new(Int64Array::from(vec![Some(1), Some(2), None])),
+        ),
+        (
+            "loss",
+            Arc::new(Float64Array::from(vec![Some(0.5), None, Some(0.25)])),
+        ),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let file = File::create(dir.join("vectors.parquet")).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let app = sandbox.app();
+    let key = key(&app, "run").await;
+    let detail = ok(&app, &format!("/api/runs/{key}")).await;
+    assert_eq!(
+        (&detail["status"], &detail["kind"], &detail["live"]),
+        (&json!("finished"), &json!("expman-rs"), &json!(false))
+    );
+    let exact = ok(&app, &format!("/api/runs/{key}/metrics")).await;
+    assert_eq!(exact["series"][0]["values"], json!([0.5, 0.25]));
+    assert_eq!(exact["series"][0]["steps"], json!([1, null]));
+    let chart = ok(&app, &format!("/api/runs/{key}/metrics?max_points=100")).await;
+    assert_eq!(
+        (&chart["series"][0]["n"], &chart["cursor"]),
+        (&json!(2), &exact["cursor"])
+    );
+    let logs = ok(&app, &format!("/api/runs/{key}/logs?file=run")).await;
+    assert!(
+        logs["lines"][0]["text"].as_str().unwrap().contains("hello"),
+        "{logs}"
+    );
 }
 
 #[tokio::test]

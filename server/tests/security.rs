@@ -1,4 +1,5 @@
 //! Who is turned away, on every route.
+#![expect(clippy::unwrap_used, reason = "only tests come here")]
 
 mod common;
 

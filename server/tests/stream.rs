@@ -1,4 +1,5 @@
 //! Event streams over a real socket.
+#![expect(clippy::unwrap_used, reason = "only tests come here")]
 
 mod common;
 
@@ -345,6 +346,82 @@ async fn a_foreign_or_broken_cursor_is_answered_with_reset_and_a_good_one() {
     let mut good = server.open(&key, "", Some(&now)).await;
     log(&mut run, 5..6);
     assert_eq!(good.steps_until(5).await.0, [5]);
+}
+
+#[tokio::test]
+async fn a_folder_that_another_run_took_is_started_over() {
+    let sandbox = Sandbox::new();
+    let mut run = sandbox.run("exp", "one", 1);
+    log(&mut run, 0..5);
+    let server = Server::start(&sandbox).await;
+    let key = server.key().await;
+    let path = format!("/api/runs/{key}/metrics?max_points=10");
+    let before = server.json(&path).await["cursor"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let mut events = server.open(&key, "", Some(&before)).await;
+    run.abandon();
+    std::fs::remove_dir_all(sandbox.base.path().join("exp/one")).unwrap();
+    let mut run = sandbox.run("exp", "one", 1);
+    log(&mut run, 100..103);
+    let reset = events.next(&["reset", "metrics"]).await.unwrap();
+    assert_eq!(reset.name, "reset");
+    let started = Instant::now();
+    // The reset may come before the new run's rows were read.
+    loop {
+        let answer = server.json(&path).await;
+        if answer["series"][0]["steps"] == serde_json::json!([100, 101, 102]) {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "{answer}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_can_not_be_read_for_a_while_costs_no_row() {
+    let sandbox = Sandbox::new();
+    let mut run = sandbox.run("exp", "one", 1);
+    log(&mut run, 0..5);
+    let server = Server::start(&sandbox).await;
+    let key = server.key().await;
+    let path = format!("/api/runs/{key}/metrics?max_points=10");
+    assert_eq!(server.json(&path).await["series"][0]["n"], 5);
+    let mut events = server.open(&key, "?topics=state", None).await;
+    run.publish();
+    let (file, away) = (run.dir.metrics(), run.dir.root().join("away"));
+    std::fs::rename(&file, &away).unwrap();
+    log(&mut run, 5..8);
+    // Followed by its log, a live run needs the file only now and then; its record says that it is missing.
+    loop {
+        let state = events.next(&["state"]).await.unwrap();
+        if state.data["problem"]
+            .as_str()
+            .is_some_and(|p| p.contains("metrics.parquet"))
+        {
+            break;
+        }
+    }
+    std::fs::rename(&away, &file).unwrap();
+    log(&mut run, 8..10);
+    run.finish(RunStatus::Finished);
+    loop {
+        let state = events.next(&["state", "reset"]).await.unwrap();
+        if state.name == "reset"
+            || state.data["status"] == "finished" && state.data["problem"].is_null()
+        {
+            break;
+        }
+    }
+    let series = &server.json(&path).await["series"][0];
+    assert_eq!(
+        (
+            series["n"].as_u64(),
+            series["counts"].as_array().unwrap().len()
+        ),
+        (Some(10), 10)
+    );
 }
 
 #[tokio::test]

@@ -307,7 +307,9 @@ impl RunWriter {
     pub fn flushed(&mut self, flush: LastFlush) {
         let LastFlush { version, complete, elapsed_secs, ref missing, ref tag, .. } = flush;
         self.pending_events.push(EventBody::FlushClosed { version, complete, missing: missing.clone(), elapsed_secs, tag: tag.clone() });
-        self.state.meta.last_flush = Some(flush);
+        if self.state.meta.last_flush.as_ref().is_none_or(|last| last.version <= flush.version) {
+            self.state.meta.last_flush = Some(flush);
+        }
         self.state.dirty = true;
     }
 

@@ -1,5 +1,8 @@
 //! Run folders that expman-rs itself wrote (see `data/expman-rs/generate.py`) read back.
 
+#![expect(clippy::disallowed_methods, reason = "files are damaged on purpose")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -211,6 +214,28 @@ fn a_torn_segment_gives_its_whole_batches() {
         "{:?}",
         older.problems
     );
+}
+
+#[test]
+fn a_run_that_logged_no_metric_has_no_rows() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = copy("v0_5_3/done", tmp.path());
+    fs::remove_file(run.join("vectors.parquet")).unwrap();
+    let read = read(&run, &Filter::default());
+    assert!(read.rows.is_empty() && read.problems.is_empty());
+}
+
+#[test]
+fn a_file_of_ours_in_a_folder_without_machinery_reads_as_what_it_is() {
+    let tmp = tempfile::tempdir().unwrap();
+    let run = copy("v0_5_3/done", tmp.path());
+    let rows = read(&run, &Filter::default()).rows;
+    expman_storage::segment::write_sorted(&run.join("metrics.parquet"), &rows, rows.len() as u64)
+        .unwrap();
+    fs::remove_file(run.join("vectors.parquet")).unwrap();
+    let again = read(&run, &Filter::default()).rows;
+    assert_eq!(series(&again, "loss"), series(&rows, "loss"));
+    assert_eq!(again.len(), rows.len());
 }
 
 #[test]

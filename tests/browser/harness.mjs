@@ -14,7 +14,7 @@ const { chromium } = createRequire(join(ROOT, "server/dashboard/package.json"))(
 
 const PYTHON = process.env.EXPMAN_TEST_PYTHON ?? join(ROOT, ".venv/bin/python");
 const EXPMAN = process.env.EXPMAN_TEST_EXPMAN ?? join(ROOT, ".venv/bin/expman");
-const CHROMIUM = process.env.EXPMAN_TEST_CHROMIUM ?? "/usr/bin/chromium";
+const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const CHROMIUM_FLAGS = [
   "--headless",
   "--no-sandbox",

@@ -4,6 +4,8 @@
 // Needs the built page in the expman command, server/dashboard/node_modules, and Chromium.
 
 import assert from "node:assert/strict";
+import { truncate } from "node:fs/promises";
+import { join } from "node:path";
 import { test } from "node:test";
 
 import { folder, logger, openPage, serve, until } from "./harness.mjs";
@@ -102,6 +104,23 @@ test("whatever a name or a line says is shown as text", { timeout: TIMEOUT_MS },
   await page.waitForTimeout(300);
   assert.equal(await page.locator("img[src=x], svg[onload], main script").count(), 0);
   assert.deepEqual(await complaints(), []);
+});
+
+test("a damaged run shows its record and says what is wrong", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const run = await logger(t, base, "damaged");
+  await run.tell({ metrics: { loss: 1 }, step: 0 });
+  await run.tell({ close: true });
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  const ended = page.locator('tr[data-run="damaged"] [data-kind="finished"]');
+  await ended.waitFor({ timeout: 20_000 });
+  await truncate(join(run.runDir, "metrics.parquet"), 30);
+  await openRun(page, "damaged");
+  await page.locator(".problem", { hasText: "metrics.parquet" }).waitFor();
+  await page.locator("dt", { hasText: "lr" }).waitFor();
+  assert.equal(await badge(page), "finished");
+  assert.deepEqual((await complaints()).filter((text) => !text.includes("500")), []);
 });
 
 test("a server that goes away is told of, and its return continues the charts", { timeout: TIMEOUT_MS }, async (t) => {

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::Params;
 use crate::chart::{BUCKETS_MAX, Charts};
 use crate::error::{Result, ServeError};
-use crate::follow::read_rows;
+use crate::follow::{Found, read_rows};
 use crate::router::AppState;
+use crate::series::{Metrics, bucketed, exact};
 use crate::watch::{Watch, cursor_at};
-use crate::wire::{self, Metrics};
 
 /// Points of one exact answer; more are to be had as buckets, or from the files.
 const POINTS_MAX: usize = 2_000_000;
@@ -122,11 +122,12 @@ fn from_charts(watch: &Watch, filter: &Filter, max: usize) -> Metrics {
                 .is_none_or(|ranks| ranks.contains(&rank))
     };
     watch.charts(|charts, cursor| {
-        let (bucket, series) = wire::bucketed(charts, max, wanted);
+        let (bucket, series) = bucketed(charts, max, wanted);
         Metrics {
             cursor: cursor.to_string(),
             bucket: Some(bucket),
             series,
+            problems: Vec::new(),
         }
     })
 }
@@ -135,7 +136,11 @@ fn from_charts(watch: &Watch, filter: &Filter, max: usize) -> Metrics {
 fn from_files(run: &RunEntry, filter: &Filter, max: Option<usize>) -> Result<Metrics> {
     // The logs' ends first: what comes meanwhile is then streamed, and not skipped.
     let mut cursor = cursor_at(run, 0);
-    let (rows, total) = read_rows(&run.dir, filter)?;
+    let Found {
+        rows,
+        total,
+        problems,
+    } = read_rows(run, filter)?;
     cursor.rows = total;
     let cursor = cursor.to_string();
     let Some(max) = max else {
@@ -149,16 +154,18 @@ fn from_files(run: &RunEntry, filter: &Filter, max: Option<usize>) -> Result<Met
         return Ok(Metrics {
             cursor,
             bucket: None,
-            series: wire::exact([(&rows, 0..rows.len())]),
+            series: exact([(&rows, 0..rows.len())]),
+            problems,
         });
     };
     let mut charts = Charts::with_buckets(max.saturating_mul(2));
     charts.extend(&rows);
-    let (bucket, series) = wire::bucketed(&charts, max, |_, _| true);
+    let (bucket, series) = bucketed(&charts, max, |_, _| true);
     Ok(Metrics {
         cursor,
         bucket: Some(bucket),
         series,
+        problems,
     })
 }
 

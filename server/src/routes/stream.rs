@@ -24,8 +24,9 @@ use super::logs::LogFile;
 use crate::cursor::Cursor;
 use crate::error::{Result, ServeError};
 use crate::router::{AppState, STREAMS_MAX};
+use crate::series::{Metrics, exact};
 use crate::watch::{Batch, Watch};
-use crate::wire::{self, Line, Metrics};
+use crate::wire::{self, Line};
 
 /// A client gets news at most this often.
 const FRAME_EVERY: Duration = Duration::from_millis(500);
@@ -138,7 +139,11 @@ impl Client {
         let mut looks = self.watch.subscribe();
         let mut beat = interval(BEAT_EVERY);
         let mut told = 0;
-        let mut first = true;
+        // Goes out at once, so that a browser knows that it is connected, news or not.
+        let hello = Event::default().retry(RETRY).comment("");
+        if self.to.send(Ok(hello)).await.is_err() {
+            return;
+        }
         loop {
             let started = Instant::now();
             let beats = tokio::select! {
@@ -146,22 +151,21 @@ impl Client {
                 () = crate::told_to_stop(&mut self.stopping) => return,
                 () = self.to.closed() => return,
                 _ = beat.tick() => true,
-                changed = looks.changed(), if !first => match changed {
+                changed = looks.changed() => match changed {
                     Ok(()) => false,
                     Err(_) => return,
                 },
             };
             looks.mark_unchanged();
-            let sent = match self.state(&at, &mut told, beats, first).await {
+            let sent = match self.state(&at, &mut told, beats).await {
                 Ok(()) => self.news(&mut at).await,
                 gone => gone,
             };
             if sent.is_err() {
                 return;
             }
-            first = false;
             tokio::select! {
-                () = sleep_until(started.max(Instant::now() - FRAME_EVERY) + FRAME_EVERY) => {}
+                () = sleep_until(started + FRAME_EVERY) => {}
                 () = self.to.closed() => return,
                 () = crate::told_to_stop(&mut self.stopping) => return,
             }
@@ -169,27 +173,14 @@ impl Client {
     }
 
     /// Sends the run's state when it changed, and at each beat.
-    async fn state(
-        &self,
-        at: &Cursor,
-        told: &mut u64,
-        beats: bool,
-        first: bool,
-    ) -> Result<(), Gone> {
+    async fn state(&self, at: &Cursor, told: &mut u64, beats: bool) -> Result<(), Gone> {
         let (run, version) = self.watch.run();
         if !self.topics.contains(&Topic::State) || !beats && *told == version {
             return Ok(());
         }
         *told = version;
-        let mut event = Event::default();
-        if first {
-            event = event.retry(RETRY);
-        }
-        self.send(
-            event.event("state").id(at.to_string()),
-            &wire::detail(&run, false),
-        )
-        .await
+        let event = Event::default().event("state").id(at.to_string());
+        self.send(event, &wire::detail(&run, false)).await
     }
 
     /// Sends everything behind the cursor and moves it; or tells to fetch anew, which ends the stream.
@@ -220,7 +211,7 @@ impl Client {
         let (pieces, rows) = batch.rows;
         at.rows = rows;
         if !pieces.is_empty() && self.topics.contains(&Topic::Metrics) {
-            let series = wire::exact(
+            let series = exact(
                 pieces
                     .iter()
                     .map(|(rows, range)| (rows.as_ref(), range.clone())),
@@ -229,6 +220,7 @@ impl Client {
                 cursor: at.to_string(),
                 bucket: None,
                 series,
+                problems: Vec::new(),
             };
             self.send(Event::default().event("metrics").id(at.to_string()), &frame)
                 .await?;

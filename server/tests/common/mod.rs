@@ -1,5 +1,6 @@
 //! A folder with real runs in it, written by storage, and ways to ask the server about them.
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
+#![allow(clippy::unwrap_used, reason = "only tests come here")]
 
 use std::path::Path;
 
@@ -51,31 +52,36 @@ impl Sandbox {
 
     /// Starts a run with so many ranks.
     pub fn run(&self, experiment: &str, run: &str, ranks: u32) -> LiveRun {
-        let dir = RunDir::under(self.base.path(), experiment, run).unwrap();
-        let lock = OwnerLock::take(&dir).unwrap();
-        let seed = RunMeta {
-            world_size: Some(ranks),
-            tags: vec!["test".into()],
-            ..RunMeta::default()
-        };
-        let (mut writer, _) = RunWriter::open(&lock, &dir, seed).unwrap();
-        let ranks = (0..ranks).map(|rank| {
-            let id = WriterId {
-                rank,
-                incarnation: Incarnation(u64::from(rank) + 1),
-            };
-            (writer.register(id, "host", 100 + rank).index, 0)
-        });
-        let ranks = ranks.collect();
-        let mut live = LiveRun {
-            dir,
-            writer,
-            lock,
-            ranks,
-        };
-        live.commit();
-        live
+        start(self.base.path(), experiment, run, ranks)
     }
+}
+
+/// Starts a run with so many ranks.
+pub fn start(base: &Path, experiment: &str, run: &str, ranks: u32) -> LiveRun {
+    let dir = RunDir::under(base, experiment, run).unwrap();
+    let lock = OwnerLock::take(&dir).unwrap();
+    let seed = RunMeta {
+        world_size: Some(ranks),
+        tags: vec!["test".into()],
+        ..RunMeta::default()
+    };
+    let (mut writer, _) = RunWriter::open(&lock, &dir, seed).unwrap();
+    let ranks = (0..ranks).map(|rank| {
+        let id = WriterId {
+            rank,
+            incarnation: Incarnation(u64::from(rank) + 1),
+        };
+        (writer.register(id, "host", 100 + rank).index, 0)
+    });
+    let ranks = ranks.collect();
+    let mut live = LiveRun {
+        dir,
+        writer,
+        lock,
+        ranks,
+    };
+    live.commit();
+    live
 }
 
 impl LiveRun {
@@ -144,7 +150,9 @@ impl LiveRun {
     }
 
     /// Lets go of everything without closing it, as a killed owner does.
-    pub fn abandon(self) {}
+    pub fn abandon(self) {
+        drop(self);
+    }
 }
 
 /// Asks in process, as the page would.
@@ -193,6 +201,10 @@ pub async fn key(app: &Router, name: &str) -> String {
         .to_owned()
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "these files are damaged on purpose, or stand for another program's"
+)]
 pub fn write(path: &Path, text: &[u8]) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, text).unwrap();

@@ -34,7 +34,7 @@ describe("listBadge", () => {
   it("names what is broken, what runs, and what nobody writes", () => {
     const row = { status: "running", live: true, problem: null } as const;
     expect(listBadge(row).label).toBe("running");
-    expect(listBadge({ ...row, live: false }).label).toBe("no writer");
+    expect(listBadge({ ...row, live: false }).label).toBe("stale");
     expect(listBadge({ ...row, problem: "run.yaml: line 3" })).toMatchObject({
       label: "unreadable",
       reason: "run.yaml: line 3",

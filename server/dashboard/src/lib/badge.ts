@@ -59,8 +59,8 @@ export function badge(
   if (!run.live)
     return {
       kind: "stale",
-      label: "no writer",
-      reason: `The run says ${run.status}, but no process is writing it.`,
+      label: "stale",
+      reason: `The run says ${run.status}, but no process is seen writing it.`,
     };
   if (run.status === "pending")
     return { kind: "idle", label: "pending", reason: "The run has not started yet." };

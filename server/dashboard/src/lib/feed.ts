@@ -8,6 +8,8 @@ import { Stream } from "./stream";
 import type { LogFile, RunDetail } from "./types";
 
 const RETRY_MS = 2000;
+/** A run that the server can not read is tried again after this long. */
+const DAMAGED_RETRY_MS = 10_000;
 
 export interface FeedHooks {
   detail(detail: RunDetail): void;
@@ -94,15 +96,12 @@ export class RunFeed {
   }
 
   private async load(): Promise<void> {
+    const signal = this.stopped.signal;
     try {
-      const signal = this.stopped.signal;
-      const [detail, metrics] = await Promise.all([
-        api.detail(this.key, signal),
-        api.metrics(this.key, signal),
-      ]);
-      if (signal.aborted) return;
+      const detail = await api.detail(this.key, signal);
       this.hooks.heard();
       this.hooks.detail(detail);
+      const metrics = await api.metrics(this.key, signal);
       const before = [...this.store.grids.keys()];
       this.store.clear();
       this.store.take(metrics);
@@ -110,17 +109,19 @@ export class RunFeed {
       for (const key of new Set([...before, ...this.store.grids.keys()])) this.tell(key);
       if (this.live) this.stream.open(metrics.cursor);
       else this.hooks.connection("off");
-      // Fetched behind the stream's cursor, so that the two overlap and leave no gap.
-      this.log.clear();
-      await this.loadLogs();
     } catch (error) {
-      if (this.stopped.signal.aborted) return;
+      if (signal.aborted) return;
+      const status = error instanceof api.ApiError ? error.status : 0;
       this.hooks.failed(error);
       // A run that is not there does not come back by asking again and again.
-      if (error instanceof api.ApiError && error.status >= 400 && error.status < 500) return;
-      this.hooks.connection("lost");
-      this.timer = setTimeout(() => void this.load(), RETRY_MS);
+      if (status >= 400 && status < 500) return;
+      if (status === 0) this.hooks.connection("lost");
+      this.timer = setTimeout(() => void this.load(), status === 0 ? RETRY_MS : DAMAGED_RETRY_MS);
+      if (status === 0) return;
     }
+    // Fetched behind the stream's cursor, so that the two overlap and leave no gap.
+    this.log.clear();
+    await this.loadLogs();
   }
 
   private async loadLogs(): Promise<void> {

@@ -1,0 +1,95 @@
+//! One flush, awaited, waited for, or both.
+
+use std::time::Duration;
+
+use expman_model::{FlushReport, RankOutcomeState};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use tokio::sync::watch;
+
+use crate::errors::ExpmanError;
+use crate::rt::MeshRuntime;
+
+/// How often a blocked caller looks for Ctrl-C.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The outcome, once there is one; the error is text because several callers may get it.
+pub(crate) type Outcome = Option<Result<FlushReport, String>>;
+
+/// See the module. Reports are plain dicts here; the wrapper gives them their type.
+#[pyclass(frozen, module = "monarch_like._core")]
+pub(crate) struct CoreFlush {
+    pub(crate) outcome: watch::Receiver<Outcome>,
+}
+
+#[pymethods]
+impl CoreFlush {
+    /// Blocks until the outcome is there, or for `timeout` seconds; None when it is not.
+    #[pyo3(signature = (timeout=None))]
+    fn wait<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let runtime = expman_actors::runtime::current().map_err(|e| crate::errors::to_py(&e))?;
+        let limit = timeout.map(|secs| Duration::try_from_secs_f64(secs.max(0.0)).unwrap_or(Duration::MAX));
+        let start = std::time::Instant::now();
+        loop {
+            let left = limit.map_or(LOOK, |limit| limit.saturating_sub(start.elapsed()).min(LOOK));
+            let mut outcome = self.outcome.clone();
+            let done = py.detach(|| {
+                runtime.block_on(async { tokio::time::timeout(left, outcome.wait_for(Option::is_some)).await.map(|o| o.map(|o| o.clone())) })
+            });
+            match done {
+                Ok(Ok(outcome)) => return report(py, outcome).map(Some),
+                Ok(Err(_gone)) => return Err(ExpmanError::new_err("the run is closed")),
+                Err(_elapsed) => py.check_signals()?,
+            }
+            if limit.is_some_and(|limit| start.elapsed() >= limit) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// An asyncio future of the outcome on the running loop; cancelling it only stops waiting.
+    fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let mut outcome = self.outcome.clone();
+        pyo3_async_runtimes::generic::future_into_py::<MeshRuntime, _, Py<PyDict>>(py, async move {
+            let done = outcome.wait_for(Option::is_some).await.map(|o| o.clone());
+            match done {
+                Ok(outcome) => Python::attach(|py| report(py, outcome).map(Bound::unbind)),
+                Err(_gone) => Err(ExpmanError::new_err("the run is closed")),
+            }
+        })
+    }
+
+    fn done(&self) -> bool {
+        self.outcome.borrow().is_some()
+    }
+}
+
+fn report(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyDict>> {
+    let report = match outcome {
+        Some(Ok(report)) => report,
+        Some(Err(why)) => return Err(ExpmanError::new_err(why)),
+        None => return Err(ExpmanError::new_err("the flush has no outcome yet")),
+    };
+    let ranks = PyDict::new(py);
+    for (rank, outcome) in &report.ranks {
+        let one = PyDict::new(py);
+        let state = match outcome.state {
+            RankOutcomeState::Durable => "durable",
+            RankOutcomeState::Dead => "dead",
+            RankOutcomeState::Timeout => "timeout",
+        };
+        one.set_item("state", state)?;
+        one.set_item("seq", outcome.seq)?;
+        one.set_item("last_step", outcome.last_step)?;
+        #[expect(clippy::cast_precision_loss, reason = "wall clock in seconds, as time.time() has it")]
+        one.set_item("last_seen", outcome.last_seen_us as f64 / 1e6)?;
+        ranks.set_item(rank, one)?;
+    }
+    let dict = PyDict::new(py);
+    dict.set_item("version", report.version.to_string())?;
+    dict.set_item("complete", report.complete)?;
+    dict.set_item("ranks", ranks)?;
+    dict.set_item("rows", report.rows)?;
+    dict.set_item("elapsed", report.elapsed_secs)?;
+    Ok(dict)
+}

@@ -1,0 +1,250 @@
+//! A run, as the Python wrapper holds it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use expman_actors::{FlushOptions, OnFull, OwnerMode, Refusal, Run, RunConfig, RunHandle};
+use expman_model::limits::RECORD_BYTES_MAX;
+use expman_model::{FlushScope, Level, RunMeta, RunStatus, check_key};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use tokio::sync::watch;
+
+use crate::errors::{ConfigError, to_py};
+use crate::flush::CoreFlush;
+use crate::metrics::with_record;
+use crate::{params, values};
+
+/// See the module.
+#[pyclass(frozen, module = "monarch_like._core")]
+pub(crate) struct CoreRun {
+    run: Arc<Run>,
+    /// Called as `on_refused(name, reason)` for every value that was left out; it warns once, or raises when strict.
+    on_refused: Py<PyAny>,
+}
+
+fn seconds(secs: f64) -> Duration {
+    Duration::try_from_secs_f64(secs.max(0.0)).unwrap_or(Duration::from_secs(u32::MAX.into()))
+}
+
+/// An option of the constructor.
+fn option<'py, T>(options: &Bound<'py, PyDict>, name: &str) -> PyResult<Option<T>>
+where
+    T: FromPyObjectOwned<'py>,
+{
+    match options.get_item(name)? {
+        Some(value) if !value.is_none() => {
+            let given = value.repr()?.to_string();
+            value.extract().map(Some).map_err(|_other| ConfigError::new_err(format!("{name}={given} is not of the right type")))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn config(options: &Bound<'_, PyDict>) -> PyResult<RunConfig> {
+    let mut config = RunConfig::new(option::<String>(options, "experiment")?.unwrap_or_default());
+    config.run_name = option(options, "run_name")?;
+    config.base_dir = option::<PathBuf>(options, "base_dir")?.unwrap_or_else(|| "experiments".into());
+    config.rank = option(options, "rank")?;
+    config.world_size = option(options, "world_size")?;
+    config.launch_key = option(options, "launch_key")?;
+    config.resume = option(options, "resume")?.unwrap_or(false);
+    config.capture = option(options, "capture")?.unwrap_or(false);
+    config.batch_age = seconds(option::<f64>(options, "flush_interval_ms")?.unwrap_or(50.0) / 1e3);
+    config.timeout = seconds(option(options, "timeout")?.unwrap_or(10.0));
+    if let Some(secs) = option::<f64>(options, "block_secs")? {
+        config.on_full = OnFull::Block(seconds(secs));
+    }
+    if let Some(command) = option::<Vec<String>>(options, "owner_command")? {
+        config.owner = OwnerMode::Process(command);
+    }
+    config.origin = RunMeta {
+        language: Some("python".to_owned()),
+        description: option(options, "description")?,
+        tags: option(options, "tags")?.unwrap_or_default(),
+        env_path: option(options, "env_path")?,
+        command: option(options, "command")?.unwrap_or_default(),
+        launcher: option(options, "launcher")?,
+        ..RunMeta::default()
+    };
+    Ok(config)
+}
+
+#[pymethods]
+impl CoreRun {
+    #[new]
+    fn new(py: Python<'_>, options: &Bound<'_, PyDict>, on_refused: Py<PyAny>) -> PyResult<Self> {
+        let handle = option::<String>(options, "handle")?;
+        let config = config(options)?;
+        let handle: Option<RunHandle> = match handle {
+            Some(text) => Some(serde_json::from_str(&text).map_err(|e| ConfigError::new_err(format!("the handle {text:?} is not one of exp.handle(): {e}")))?),
+            None => None,
+        };
+        let run = py.detach(|| match handle {
+            Some(handle) => Run::open_handle(config, &handle),
+            None => Run::open(config),
+        });
+        Ok(Self { run: Arc::new(run.map_err(|e| to_py(&e))?), on_refused })
+    }
+
+    #[pyo3(signature = (metrics, step=None))]
+    fn log_metrics(&self, metrics: &Bound<'_, PyAny>, step: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let py = metrics.py();
+        let step = match values::step(step) {
+            Ok(step) => step,
+            Err(reason) => return self.refuse(py, "step", reason),
+        };
+        let copied;
+        let dict = match metrics.cast::<PyDict>() {
+            Ok(dict) => dict,
+            Err(_other) => match py.get_type::<PyDict>().call1((metrics,)).and_then(|d| Ok(d.cast_into::<PyDict>()?)) {
+                Ok(dict) => {
+                    copied = dict;
+                    &copied
+                }
+                Err(_raised) => return self.refuse(py, "metrics", "not a mapping"),
+            },
+        };
+        let mut pushed = Ok(0);
+        let refused = with_record(dict, step, |record| pushed = self.push(py, record));
+        for metric in refused {
+            self.refuse(py, &metric.name, metric.reason)?;
+        }
+        self.accepted(py, "metrics", pushed)
+    }
+
+    fn log_scalar(&self, key: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = value.py();
+        if check_key("scalar name", key).is_err() {
+            return self.refuse(py, key, "bad scalar name");
+        }
+        match values::convert(value) {
+            Ok(value) => self.accepted(py, key, py.detach(|| self.run.log_scalar(key, value))),
+            Err(reason) => self.refuse(py, key, reason),
+        }
+    }
+
+    fn log_params(&self, params: &Bound<'_, PyDict>) -> PyResult<()> {
+        let py = params.py();
+        let entries = params::entries(params);
+        self.accepted(py, "params", py.detach(|| self.run.log_params(entries)))
+    }
+
+    fn log_message(&self, py: Python<'_>, level: u8, text: String) -> PyResult<()> {
+        let mut text = text;
+        if text.len() > RECORD_BYTES_MAX / 2 {
+            let end = (0..=RECORD_BYTES_MAX / 2).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+            text.truncate(end);
+            self.refuse(py, "message", "text cut")?;
+        }
+        self.accepted(py, "message", py.detach(|| self.run.log_message(Level(level), text)))
+    }
+
+    fn log_failure(&self, py: Python<'_>, message: String, traceback: String) -> PyResult<()> {
+        self.accepted(py, "failure", py.detach(|| self.run.log_failure(message, traceback)))
+    }
+
+    /// Copies a file or folder below artifacts/; blocks, without the GIL.
+    fn save_artifact(&self, py: Python<'_>, source: PathBuf, name: &str) -> PyResult<()> {
+        py.detach(|| self.run.save_artifact(&source, name)).map_err(|e| crate::errors::ArtifactError::new_err(e.to_string()))
+    }
+
+    #[pyo3(signature = (timeout, scope="run", publish=false, tag=None))]
+    fn flush(&self, timeout: f64, scope: &str, publish: bool, tag: Option<String>) -> PyResult<CoreFlush> {
+        let scope = match scope {
+            "run" => FlushScope::Run,
+            "rank" => FlushScope::Rank,
+            other => return Err(PyValueError::new_err(format!("scope={other:?} is neither \"run\" nor \"rank\""))),
+        };
+        let options = FlushOptions { scope, timeout: seconds(timeout), publish, tag };
+        let (tell, outcome) = watch::channel(None);
+        let run = Arc::clone(&self.run);
+        self.run.runtime().spawn(async move {
+            let done = run.flush(options).await.map_err(|e| e.to_string());
+            tell.send_replace(Some(done));
+        });
+        Ok(CoreFlush { outcome })
+    }
+
+    /// Closes this rank; returns whether the whole run is closed.
+    fn close(&self, py: Python<'_>, status: &str, timeout: f64) -> PyResult<bool> {
+        let status = RunStatus::parse(status).filter(|s| s.is_finished()).ok_or_else(|| {
+            let known: Vec<_> = RunStatus::ALL.iter().filter(|s| s.is_finished()).map(|s| s.as_str()).collect();
+            PyValueError::new_err(format!("status={status:?} is none of {}", known.join(", ")))
+        })?;
+        py.detach(|| self.run.close_blocking(status, seconds(timeout))).map_err(|e| to_py(&e))
+    }
+
+    fn handle(&self) -> String {
+        serde_json::to_string(&self.run.handle()).unwrap_or_default()
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.run.stats();
+        let dict = PyDict::new(py);
+        dict.set_item("accepted_seq", stats.ring.last_seq)?;
+        dict.set_item("durable_seq", stats.forward.outbox.durable_seq)?;
+        dict.set_item("queued_bytes", stats.ring.queued_bytes + stats.forward.outbox.memory_bytes)?;
+        dict.set_item("spooled_bytes", stats.forward.outbox.spooled_bytes)?;
+        dict.set_item("dropped", stats.ring.dropped)?;
+        dict.set_item("connected", stats.forward.connected)?;
+        dict.set_item("reconnects", stats.forward.reconnects)?;
+        dict.set_item("last_error", stats.forward.last_error)?;
+        Ok(dict)
+    }
+
+    /// In a forked child: never free what the parent's threads use.
+    fn leak(slf: &Bound<'_, Self>) {
+        std::mem::forget(slf.clone().unbind());
+    }
+
+    #[getter]
+    fn run_dir(&self) -> PathBuf {
+        self.run.dir().to_owned()
+    }
+    #[getter]
+    fn run_name(&self) -> &str {
+        self.run.name()
+    }
+    #[getter]
+    fn run_id(&self) -> String {
+        self.run.run_id().to_string()
+    }
+    #[getter]
+    fn rank(&self) -> u32 {
+        self.run.rank()
+    }
+    #[getter]
+    fn attempt(&self) -> u32 {
+        self.run.attempt()
+    }
+    #[getter]
+    fn world_size(&self) -> Option<u32> {
+        self.run.world_size()
+    }
+}
+
+impl CoreRun {
+    /// Pushes with the GIL held when that can't block, without it when the caller asked to wait for room.
+    fn push(&self, py: Python<'_>, record: &mut [u8]) -> Result<u64, Refusal> {
+        if self.run.may_wait() { py.detach(|| self.run.push(record)) } else { self.run.push(record) }
+    }
+
+    /// Counts a value that was left out and tells the wrapper.
+    fn refuse(&self, py: Python<'_>, name: &str, reason: &'static str) -> PyResult<()> {
+        self.run.refuse(reason, 1);
+        self.on_refused.call1(py, (name, reason)).map(drop)
+    }
+
+    fn accepted(&self, py: Python<'_>, name: &str, pushed: Result<u64, Refusal>) -> PyResult<()> {
+        let reason = match pushed {
+            Ok(_) => return Ok(()),
+            Err(Refusal::Full) => "queue full",
+            Err(Refusal::TooLarge) => "record too large",
+            Err(Refusal::Closed) => "the run is closed",
+        };
+        self.on_refused.call1(py, (name, reason)).map(drop)
+    }
+}

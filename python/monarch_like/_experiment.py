@@ -1,0 +1,444 @@
+"""`Experiment`: this process's place in a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Union
+
+from . import _lifecycle, _owner
+from ._core import ArtifactError, ConfigError, CoreRun, ExpmanError, FlushError
+from ._launch import Launch, discover
+from ._report import FlushHandle
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+_HANDLE = "EXPMAN_HANDLE"
+_HANDLE_PID = "EXPMAN_HANDLE_PID"
+
+_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50}
+
+_launches: dict[tuple[str, str], int] = {}
+"""How many runs this process has opened by (experiment, launch key)."""
+
+
+class Experiment:
+    """One run, joined by this process as one of its ranks.
+
+    All processes of one launch join the same run; who they are is found from the launcher's
+    environment (torchrun, SLURM, Open MPI, PMI, Ray, a parent's handle) unless it is said.
+
+    Args:
+        name: the experiment, a folder below `base_dir`.
+        run_name: the run, a folder below the experiment; by default the local time at which
+            its first rank came, `20260101_000000`.
+        base_dir: where experiments are kept.
+        rank: this process's rank, from 0.
+        world_size: number of ranks of the launch.
+        group: a name that the processes of one launch share.
+        resume: join the run named `run_name` though another launch made it.
+        params: parameters to log at once.
+        tags: words to find the run by.
+        description: a text for people.
+        flush_interval_rows: kept for expman's sake; batches are cut by time and bytes.
+        flush_interval_ms: milliseconds that records are gathered before they are sent.
+        redirect_console: capture descriptors 1 and 2 into console.log, and still write them.
+        on_full: `"drop"` counts what finds the queue full; `"block"` waits for room.
+        block_timeout: seconds that `"block"` waits at most for each call.
+        strict: raise on what is otherwise counted and warned about once.
+        timeout: seconds that joining may take.
+
+    Raises:
+        ConfigError: a name or an option is not allowed.
+        RunExistsError: the run belongs to another launch and `resume` is not set.
+        StorageError: the folder can't be written.
+        JoinError: the run's owner could not be started or reached.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run_name: str | None = None,
+        base_dir: PathLike = "experiments",
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
+        group: str | None = None,
+        resume: bool = False,
+        params: Mapping[str, Any] | None = None,
+        tags: Iterable[str] = (),
+        description: str | None = None,
+        flush_interval_rows: int = 512,
+        flush_interval_ms: float = 50.0,
+        redirect_console: bool = True,
+        on_full: str = "drop",
+        block_timeout: float = 10.0,
+        strict: bool = False,
+        timeout: float = 10.0,
+    ) -> None:
+        if on_full not in ("drop", "block"):
+            raise ConfigError(f'on_full={on_full!r} is neither "drop" nor "block"')
+        try:
+            launch = discover(rank=rank, world_size=world_size, group=group)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self._strict = strict
+        self._warned: set[str] = set()
+        self._lock = threading.RLock()
+        self._copies: ThreadPoolExecutor | None = None
+        self._copying: list[Future[None]] = []
+        self._closed = False
+        self._sealed = False
+        options: dict[str, Any] = {
+            "experiment": name,
+            "run_name": run_name,
+            "base_dir": os.fspath(base_dir),
+            "rank": launch.rank,
+            "world_size": launch.world_size,
+            "launch_key": _launch_key(name, launch),
+            "launcher": launch.launcher,
+            "handle": launch.key if launch.launcher == "handle" else None,
+            "resume": resume,
+            "capture": redirect_console,
+            "flush_interval_ms": flush_interval_ms,
+            "timeout": timeout,
+            "block_secs": block_timeout if on_full == "block" else None,
+            "tags": list(tags),
+            "description": description,
+            "env_path": sys.executable,
+            "command": list(sys.orig_argv if sys.version_info >= (3, 10) else sys.argv),
+            "owner_command": _owner.command(),
+        }
+        self._options = options
+        self._use(CoreRun(options, self._refused))
+        if params:
+            self.log_params(params)
+
+    # --- joining -----------------------------------------------------------------------------
+
+    def _use(self, core: CoreRun) -> None:
+        self._core = core
+        # Straight to the core: a call of the loop pays for no wrapper.
+        self.log_metrics = core.log_metrics  # type: ignore[method-assign]
+        self.log_vector = core.log_metrics  # type: ignore[method-assign]
+        self._closed = False
+        if os.environ.get(_HANDLE_PID) != str(os.getpid()):
+            os.environ[_HANDLE] = core.handle()
+            os.environ[_HANDLE_PID] = str(os.getpid())
+        _lifecycle.opened(self)
+
+    def _forked(self) -> None:
+        """In a forked child: keep the parent's core alive and untouched, join on first use."""
+        self._core.leak()
+        self._lock = threading.RLock()
+        self._copies, self._copying = None, []
+        if self._closed:
+            return
+        del self.log_metrics, self.log_vector
+        self._options.update(
+            handle=self._core.handle(), rank=self._core.rank, capture=False, run_name=None
+        )
+        self._core = _Unjoined(self)  # type: ignore[assignment]
+
+    def _rejoin(self) -> CoreRun:
+        with self._lock:
+            if isinstance(self._core, _Unjoined):
+                self._use(CoreRun(self._options, self._refused))
+            return self._core
+
+    def _refused(self, name: str, reason: str) -> None:
+        """Something was left out and counted: raise when strict, else say it once per reason."""
+        message = f"{name}: {reason}"
+        if self._strict:
+            raise ExpmanError(message)
+        if reason in self._warned:
+            return
+        self._warned.add(reason)
+        try:
+            warnings.warn(
+                f"monarch_like left out {message} (counted; not reported again)",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        except Exception:
+            # Warnings are errors here, but logging never raises into training.
+            print(f"monarch_like left out {message}", file=sys.stderr)  # noqa: T201
+
+    # --- logging -----------------------------------------------------------------------------
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Logs the metrics of one call; returns at once.
+
+        Args:
+            metrics: name to value: float, int (64 bits), bool, text, or what turns into one
+                by itself: NumPy scalars and 0-d arrays, tensors on the CPU, Decimal.
+            step: any order, repeats allowed; None for none.
+
+        What is no such value, and what finds the queue full, is counted and warned about once;
+        nothing is raised unless `strict` was set.
+        """
+        self._rejoin().log_metrics(metrics, step)
+
+    def log_vector(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """`log_metrics` by its name in expman."""
+        self._rejoin().log_metrics(metrics, step)
+
+    def log_scalar(self, key: str, value: Any) -> None:
+        """Sets a scalar: its latest value stands in run.yaml."""
+        self._core.log_scalar(key, value)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Merges parameters into config.yaml; nested mappings and sequences are kept."""
+        self._core.log_params(dict(params))
+
+    def log_message(self, level: str | int, message: object) -> None:
+        """Writes a message to run.log.
+
+        Args:
+            level: `debug`, `info`, `warn`, `error`, `critical`, or a number from 0 to 255.
+            message: any object; its `str` is written.
+        """
+        number = _LEVELS.get(level.lower()) if isinstance(level, str) else level
+        if number is None or not 0 <= number <= 255:
+            self._refused(f"level {level!r}", "not a level")
+            number = _LEVELS["info"]
+        self._core.log_message(number, str(message))
+
+    def info(self, message: object) -> None:
+        """`log_message("info", …)`."""
+        self.log_message("info", message)
+
+    def warn(self, message: object) -> None:
+        """`log_message("warn", …)`."""
+        self.log_message("warn", message)
+
+    def error(self, message: object) -> None:
+        """`log_message("error", …)`."""
+        self.log_message("error", message)
+
+    def save_artifact(self, path: PathLike, name: str | None = None) -> Future[None]:
+        """Copies a file or folder below artifacts/, in the background.
+
+        Args:
+            path: what to copy.
+            name: where below artifacts/; by default a relative path as it is, or the file name
+                of an absolute one.
+
+        Returns:
+            A future that is done when the copy is; its `result()` raises what went wrong.
+            Closing the run waits for it.
+
+        Raises:
+            ArtifactError: the path does not exist, or the name would leave artifacts/.
+        """
+        source = Path(path)
+        target = name if name is not None else source.name if source.is_absolute() else str(source)
+        target = os.path.normpath(target) if target else target
+        if not source.exists():
+            raise ArtifactError(f"artifact {os.fspath(path)!r} does not exist")
+        if not target or target == "." or target.startswith(("/", "..")):
+            raise ArtifactError(f"artifact name {target!r} would leave the artifacts folder")
+        core = self._rejoin()
+        with self._lock:
+            if self._copies is None:
+                self._copies = ThreadPoolExecutor(1, thread_name_prefix="expman-artifacts")
+            copy = self._copies.submit(core.save_artifact, source.absolute(), target)
+            self._copying = [c for c in self._copying if not c.done()] + [copy]
+        copy.add_done_callback(self._copied)
+        return copy
+
+    def _copied(self, copy: Future[None]) -> None:
+        error = copy.exception()
+        if error is not None:
+            print(f"monarch_like: {error}", file=sys.stderr)  # noqa: T201
+            self._core.log_message(_LEVELS["error"], str(error))
+
+    # --- flushing and closing ------------------------------------------------------------------
+
+    def flush(
+        self,
+        timeout: float = 30.0,
+        *,
+        scope: str = "run",
+        publish: bool = False,
+        tag: str | None = None,
+        strict: bool = False,
+    ) -> FlushHandle:
+        """Asks every live rank to make durable what it has logged.
+
+        Args:
+            timeout: seconds until the answer comes, complete or not.
+            scope: `"run"` for every rank, `"rank"` for this one only.
+            publish: also bring everything into metrics.parquet.
+            tag: a name for this cut, kept with the run.
+            strict: raise FlushError when the report is incomplete.
+
+        Returns:
+            A handle: `await` it, or call `wait()`.
+
+        Example:
+            >>> exp = getfixture("exp")
+            >>> exp.log_metrics({"loss": 0.5}, step=1)
+            >>> exp.flush(timeout=30).wait().complete
+            True
+        """
+        _flush_stdio()
+        return FlushHandle(self._rejoin().flush(timeout, scope, publish, tag), strict)
+
+    def close(self, status: str = "finished", timeout: float = 5.0) -> bool:
+        """Ends this rank: flush, drain, stop, under one deadline. Calling it again does nothing.
+
+        Args:
+            status: how this rank ends: `finished`, `failed`, `cancelled`, `interrupted`,
+                `preempted`, `crashed`.
+            timeout: seconds for everything.
+
+        Returns:
+            Whether the whole run is closed: true for its last rank.
+
+        Raises:
+            FlushError: the deadline came first; the message says what was not delivered.
+        """
+        with self._lock:
+            if self._closed:
+                return self._sealed
+            self._closed = True
+            core, copying, copies = self._core, self._copying, self._copies
+        if copies is not None:
+            left = wait(copying, timeout=timeout).not_done
+            copies.shutdown(wait=not left)
+            if left:
+                raise FlushError(f"{len(left)} artifacts were not copied within {timeout} s")
+        _lifecycle.forget(self)
+        if os.environ.get(_HANDLE_PID) == str(os.getpid()) and not isinstance(core, _Unjoined):
+            if os.environ.get(_HANDLE) == core.handle():
+                del os.environ[_HANDLE], os.environ[_HANDLE_PID]
+        _flush_stdio()
+        if not isinstance(core, _Unjoined):
+            self._sealed = core.close(status, timeout)
+        return self._sealed
+
+    def fail(self, reason: object, timeout: float = 5.0) -> None:
+        """Ends this rank as failed, for this reason: an exception, or any text."""
+        if isinstance(reason, BaseException):
+            message, trace = _lifecycle.describe(type(reason), reason, reason.__traceback__)
+        else:
+            message, trace = str(reason), ""
+        self._fail(message, trace)
+        self.close("failed", timeout)
+
+    def _fail(self, message: str, trace: str) -> None:
+        if not self._closed:
+            self._core.log_failure(message, trace)
+
+    def __enter__(self) -> Experiment:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None or value is None:
+            self.close()
+        elif issubclass(kind, KeyboardInterrupt):
+            self.close("interrupted")
+        elif issubclass(kind, SystemExit) and not value.code:  # type: ignore[attr-defined]
+            self.close()
+        else:
+            try:
+                self._fail(*_lifecycle.describe(kind, value, trace))
+                self.close("failed")
+            except ExpmanError as error:
+                # What went wrong in the block is what its caller must see.
+                print(f"monarch_like: {error}", file=sys.stderr)  # noqa: T201
+
+    async def __aenter__(self) -> Experiment:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.__exit__, kind, value, trace)
+
+    # --- what it is --------------------------------------------------------------------------
+
+    def handle(self) -> str:
+        """A text by which a child process joins this run, as EXPMAN_HANDLE in its environment."""
+        return self._rejoin().handle()
+
+    def stats(self) -> dict[str, Any]:
+        """Counts of this process: accepted and durable sequence numbers, queued and spooled
+        bytes, dropped records by reason, whether the owner is reached, reconnects, last error.
+        """
+        return self._rejoin().stats()
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self._core.run_dir)
+
+    @property
+    def run_name(self) -> str:
+        """The run's name."""
+        return self._core.run_name
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, a UUID."""
+        return self._core.run_id
+
+    @property
+    def rank(self) -> int:
+        """This process's rank."""
+        return self._core.rank
+
+    @property
+    def world_size(self) -> int | None:
+        """Number of ranks of the launch, None when nobody said."""
+        return self._core.world_size
+
+    def __repr__(self) -> str:
+        return f"<Experiment {self.run_dir} rank {self.rank}>"
+
+
+class _Unjoined:
+    """Stands for the core in a forked child until the child uses the run."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._experiment._rejoin(), name)
+
+
+def _launch_key(name: str, launch: Launch) -> str | None:
+    """The key, made different for each further run that this process opens in one launch."""
+    if launch.key is None or launch.launcher in ("handle", "explicit"):
+        return launch.key
+    count = _launches.get((name, launch.key), 0)
+    _launches[name, launch.key] = count + 1
+    return launch.key if count == 0 else f"{launch.key}#{count + 1}"
+
+
+def _flush_stdio() -> None:
+    """What Python has buffered goes to the descriptors, in front of the flush."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            continue

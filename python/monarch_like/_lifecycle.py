@@ -1,0 +1,115 @@
+"""What happens to open runs when their process ends, is signalled, or forks."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import traceback
+import weakref
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._experiment import Experiment
+
+EXIT_TIMEOUT_SECS = 5.0
+"""Longest time that the end of a process waits for its runs."""
+
+SIGNAL_TIMEOUT_SECS = 2.0
+"""Longest time that a process ended by SIGTERM waits for its runs."""
+
+_open: weakref.WeakSet[Experiment] = weakref.WeakSet()
+_uncaught: tuple[str, str] | None = None
+_installed_in: int | None = None
+
+
+def opened(experiment: Experiment) -> None:
+    """Looks after an experiment from now on."""
+    _open.add(experiment)
+    _install()
+
+
+def _install() -> None:
+    global _installed_in
+    if _installed_in == os.getpid():
+        return
+    if _installed_in is None:
+        atexit.register(_at_exit)
+        os.register_at_fork(after_in_child=_after_fork)
+        _chain_excepthook()
+        _chain_sigterm()
+    if "multiprocessing.util" in sys.modules:
+        # A child of multiprocessing leaves by os._exit, behind these finalizers only.
+        from multiprocessing import util
+
+        util.Finalize(None, _at_exit, exitpriority=100)
+    _installed_in = os.getpid()
+
+
+def _at_exit() -> None:
+    deadline = EXIT_TIMEOUT_SECS
+    for experiment in list(_open):
+        try:
+            if _uncaught is not None:
+                experiment._fail(*_uncaught)
+                experiment.close("failed", timeout=deadline)
+            else:
+                experiment.close(timeout=deadline)
+        except Exception as error:
+            print(f"monarch_like: {error}", file=sys.stderr)  # noqa: T201
+
+
+def _chain_excepthook() -> None:
+    before = sys.excepthook
+
+    def hook(
+        kind: type[BaseException], value: BaseException, trace: TracebackType | None
+    ) -> None:
+        global _uncaught
+        _uncaught = describe(kind, value, trace)
+        before(kind, value, trace)
+
+    sys.excepthook = hook
+
+
+def describe(
+    kind: type[BaseException], value: BaseException, trace: TracebackType | None
+) -> tuple[str, str]:
+    """One line, and the whole traceback."""
+    message = "".join(traceback.format_exception_only(kind, value)).strip()
+    return message, "".join(traceback.format_exception(kind, value, trace))
+
+
+def _chain_sigterm() -> None:
+    """A rank that is told to go says so; a program with a handler of its own does as it likes."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        for experiment in list(_open):
+            try:
+                experiment.close("preempted", timeout=SIGNAL_TIMEOUT_SECS)
+            except Exception as error:
+                print(f"monarch_like: {error}", file=sys.stderr)  # noqa: T201
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def _after_fork() -> None:
+    """In the child: the parent's runs are not ours; they are joined anew on first use."""
+    global _uncaught
+    _uncaught = None
+    for experiment in list(_open):
+        experiment._forked()
+
+
+def forget(experiment: Any) -> None:
+    """The experiment is closed."""
+    _open.discard(experiment)

@@ -1,0 +1,98 @@
+"""The module-level face: one current experiment per process, and the calls that go to it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from ._core import ConfigError
+from ._experiment import Experiment, PathLike
+from ._report import FlushHandle
+
+_current: Experiment | None = None
+_lock = threading.Lock()
+
+
+def init(name: str, run_name: str | None = None, **options: Any) -> Experiment:
+    """Joins or makes a run and makes it the current one; takes what `Experiment` takes.
+
+    A current run that is still open is closed first.
+    """
+    global _current
+    with _lock:
+        if _current is not None:
+            _current.close()
+            _current = None
+        _current = Experiment(name, run_name, **options)
+        return _current
+
+
+def current() -> Experiment:
+    """The current run.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if _current is None:
+        raise ConfigError("no run is open: call monarch_like.init(name) first")
+    return _current
+
+
+def log_metrics(metrics: Mapping[str, Any], step: int | None = None) -> None:
+    """`Experiment.log_metrics` of the current run."""
+    current().log_metrics(metrics, step)
+
+
+def log_vector(metrics: Mapping[str, Any], step: int | None = None) -> None:
+    """`Experiment.log_vector` of the current run."""
+    current().log_metrics(metrics, step)
+
+
+def log_scalar(key: str, value: Any) -> None:
+    """`Experiment.log_scalar` of the current run."""
+    current().log_scalar(key, value)
+
+
+def log_params(params: Mapping[str, Any]) -> None:
+    """`Experiment.log_params` of the current run."""
+    current().log_params(params)
+
+
+def log_message(level: str | int, message: object) -> None:
+    """`Experiment.log_message` of the current run."""
+    current().log_message(level, message)
+
+
+def info(message: object) -> None:
+    """`Experiment.info` of the current run."""
+    current().info(message)
+
+
+def warn(message: object) -> None:
+    """`Experiment.warn` of the current run."""
+    current().warn(message)
+
+
+def error(message: object) -> None:
+    """`Experiment.error` of the current run."""
+    current().error(message)
+
+
+def save_artifact(path: PathLike, name: str | None = None) -> Future[None]:
+    """`Experiment.save_artifact` of the current run."""
+    return current().save_artifact(path, name)
+
+
+def flush(timeout: float = 30.0, **options: Any) -> FlushHandle:
+    """`Experiment.flush` of the current run."""
+    return current().flush(timeout, **options)
+
+
+def close(status: str = "finished", timeout: float = 5.0) -> bool:
+    """Closes the current run, if there is one; returns whether the whole run is closed."""
+    global _current
+    with _lock:
+        experiment, _current = _current, None
+    return experiment.close(status, timeout) if experiment is not None else False
