@@ -176,7 +176,7 @@ impl ClientState {
         let now = self.now_us();
         if let Some((waiter, report)) = self.book.expire(version, |p| p.caller == caller, self.rows, now) {
             self.closed(&report, waiter.to.request.tag.clone()).await;
-            reply(waiter, report, now);
+            reply(&waiter, report, now);
         }
     }
 
@@ -208,7 +208,7 @@ impl ClientState {
         let tag = closed.waiters.iter().find_map(|w| w.to.request.tag.clone());
         self.closed(&closed.report, tag).await;
         for waiter in closed.waiters {
-            reply(waiter, closed.report.clone(), now);
+            reply(&waiter, closed.report.clone(), now);
         }
     }
 
@@ -226,7 +226,7 @@ impl ClientState {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds of a flush are far below 2^53")]
-fn reply(waiter: Waiter<Pending>, report: FlushReport, now_us: u64) {
+fn reply(waiter: &Waiter<Pending>, report: FlushReport, now_us: u64) {
     let elapsed_secs = now_us.saturating_sub(waiter.asked_us) as f64 / 1e6;
     let done = FlushDone { id: waiter.to.request.id, report: FlushReport { elapsed_secs, ..report } };
     send(&waiter.to.link, Frame::FlushDone(done));

@@ -176,7 +176,7 @@ impl Thread {
             Command::Finish(reply) => {
                 if let Some(w) = self.writer.take() {
                     let done = w.finish();
-                    let told = done.as_ref().map(|()| ()).map_err(ToString::to_string);
+                    let told = done.as_ref().copied().map_err(ToString::to_string);
                     answer(reply, told);
                     done?;
                 }

@@ -47,10 +47,7 @@ async fn serve(link: LinkId, connection: Connection, run: &ActorRef<RunMsg>) {
     let Connection { read, write, peer_pid } = connection;
     let mut reader = FrameReader::new(read);
     let sender = FrameSender::start(write);
-    let hello = match tokio::time::timeout(HELLO_WITHIN, reader.next()).await {
-        Ok(Ok(Some(Frame::Hello(hello)))) => hello,
-        _ => return,
-    };
+    let Ok(Ok(Some(Frame::Hello(hello)))) = tokio::time::timeout(HELLO_WITHIN, reader.next()).await else { return };
     let process = peer_pid.and_then(process_end);
     tell(run, RunMsg::Hello { link, hello, to: sender });
     let ended = read_frames(link, &mut reader, process.as_ref(), run).await;

@@ -144,7 +144,9 @@ impl Outbox {
     /// Forgets what is durable.
     pub fn acknowledge(&mut self, durable_seq: u64) {
         self.durable_seq = self.durable_seq.max(durable_seq);
-        while let Some(batch) = self.batches.pop_front_if(|b| b.last_seq <= durable_seq) {
+        while self.batches.front().is_some_and(|b| b.last_seq <= durable_seq)
+            && let Some(batch) = self.batches.pop_front()
+        {
             let len = batch.len();
             match batch.body {
                 Body::Memory(_) => self.memory -= len,

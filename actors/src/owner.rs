@@ -88,7 +88,7 @@ impl Owner {
         let (rows, expected, ranks) = (writer.total(), writer.live(), writer.ranks());
         let (commit, commands) = mpsc::channel(commit::QUEUE);
         let client_args = ClientArgs { epoch: meta.owner_epoch, rows, commit: commit.clone() };
-        let (client, _) = Actor::spawn(None, ClientActor, client_args).await.map_err(spawn_failed)?;
+        let (client, _) = Actor::spawn(None, ClientActor, client_args).await.map_err(|e| spawn_failed(&e))?;
         let (done_tell, done) = watch::channel(None);
         let (closing_tell, closing) = watch::channel(false);
         let args = RunArgs {
@@ -102,7 +102,7 @@ impl Owner {
             done: done_tell.clone(),
             closing: closing_tell,
         };
-        let (run, _) = Actor::spawn(None, RunActor, args).await.map_err(spawn_failed)?;
+        let (run, _) = Actor::spawn(None, RunActor, args).await.map_err(|e| spawn_failed(&e))?;
         let report_to = run.clone();
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new()
@@ -163,7 +163,7 @@ impl Drop for Owner {
     }
 }
 
-fn spawn_failed(e: ractor::SpawnErr) -> MeshError {
+fn spawn_failed(e: &ractor::SpawnErr) -> MeshError {
     MeshError::Actor(e.to_string())
 }
 

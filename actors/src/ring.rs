@@ -351,13 +351,14 @@ mod tests {
             ring.push(&mut record(100), None).unwrap();
         }
         let taker = std::sync::Arc::clone(&ring);
-        let thread = std::thread::spawn(move || {
-            while taker.take(200).is_none() {
-                std::thread::yield_now();
-            }
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while taker.take(200).is_none() {
+                    std::thread::yield_now();
+                }
+            });
+            assert!(ring.push(&mut record(300), Some(Duration::from_secs(10))).is_ok());
         });
-        assert!(ring.push(&mut record(300), Some(Duration::from_secs(10))).is_ok());
-        thread.join().unwrap();
     }
 
     #[test]

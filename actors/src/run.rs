@@ -144,7 +144,7 @@ pub struct Run {
     capture: Option<Arc<Capture>>,
     dir: RunDir,
     name: String,
-    run_id: RunId,
+    id: RunId,
     rank: u32,
     attempt: u32,
     world_size: Option<u32>,
@@ -218,7 +218,7 @@ impl Run {
             capture,
             dir,
             name,
-            run_id: welcome.run_id,
+            id: welcome.run_id,
             rank: welcome.rank,
             attempt: welcome.attempt,
             world_size: welcome.world_size,
@@ -244,7 +244,7 @@ impl Run {
     /// The run's id.
     #[must_use]
     pub const fn run_id(&self) -> RunId {
-        self.run_id
+        self.id
     }
     /// This process's rank.
     #[must_use]

@@ -147,6 +147,7 @@ impl CoreRun {
     }
 
     /// Copies a file or folder below artifacts/; blocks, without the GIL.
+    #[expect(clippy::needless_pass_by_value, reason = "extracted from Python")]
     fn save_artifact(&self, py: Python<'_>, source: PathBuf, name: &str) -> PyResult<()> {
         py.detach(|| self.run.save_artifact(&source, name)).map_err(|e| crate::errors::ArtifactError::new_err(e.to_string()))
     }

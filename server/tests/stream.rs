@@ -116,7 +116,7 @@ impl Events {
     }
 
     async fn more(&mut self) -> bool {
-        let mut bytes = [0; 65_536];
+        let mut bytes = vec![0; 65_536];
         let n = tokio::time::timeout(PATIENCE, self.socket.read(&mut bytes))
             .await
             .expect("no event for a long time")

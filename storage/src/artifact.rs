@@ -108,7 +108,7 @@ pub fn list(dir: &RunDir) -> Result<Vec<(String, u64)>> {
             let meta = fs::symlink_metadata(&path).at("stat", &path)?;
             if meta.is_dir() {
                 open.push((path, format!("{prefix}{name}/")));
-            } else if meta.is_file() && !name.ends_with(".tmp") {
+            } else if meta.is_file() && path.extension().is_none_or(|e| e != "tmp") {
                 found.push((format!("{prefix}{name}"), meta.len()));
             }
         }

@@ -167,10 +167,17 @@ fn folders(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 fn kind_of(root: &Path) -> Option<RunKind> {
-    if root.join(".expman").is_dir() {
+    if root.join(".expman").is_dir() || declares_format(root) {
         return Some(RunKind::Mesh);
     }
     ["run.yaml", "metrics.parquet", "vectors.parquet", "events.jsonl"].iter().any(|f| root.join(f).is_file()).then_some(RunKind::ExpmanRs)
+}
+
+/// Whether `run.yaml` is one of ours, as in a finished run that was copied without its machinery.
+fn declares_format(root: &Path) -> bool {
+    use std::io::Read;
+    let mut head = [0; 7];
+    std::fs::File::open(root.join("run.yaml")).and_then(|mut f| f.read_exact(&mut head)).is_ok() && &head == b"format:"
 }
 
 fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {

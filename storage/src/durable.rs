@@ -30,6 +30,7 @@ pub fn publish(tmp: &Path, file: &File, path: &Path) -> Result<()> {
     file.sync_all().at("sync", tmp)?;
     fs::rename(tmp, path).at("rename", tmp)?;
     match path.parent() {
+        Some(dir) if dir.as_os_str().is_empty() => sync_dir(Path::new(".")),
         Some(dir) => sync_dir(dir),
         None => Ok(()),
     }

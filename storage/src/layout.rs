@@ -161,8 +161,8 @@ impl RunDir {
     pub fn temporaries(&self) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         for dir in [self.root.clone(), self.hidden()] {
-            for (name, path) in names(&dir)? {
-                if name.ends_with(".tmp") {
+            for (_, path) in names(&dir)? {
+                if path.extension().is_some_and(|e| e == "tmp") {
                     found.push(path);
                 }
             }

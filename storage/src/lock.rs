@@ -42,8 +42,7 @@ impl OwnerLock {
 pub fn is_owned(dir: &RunDir) -> bool {
     let Ok(file) = File::open(dir.lock()) else { return false };
     match file.try_lock_shared() {
-        Ok(()) => false,
         Err(TryLockError::WouldBlock) => true,
-        Err(TryLockError::Error(_)) => false,
+        Ok(()) | Err(TryLockError::Error(_)) => false,
     }
 }

@@ -123,7 +123,7 @@ impl Rows {
         self.seq.push(row.seq as i64);
         let (kind, bits) = match row.value {
             ValueRef::Float(x) => (0, x.to_bits()),
-            ValueRef::Int(i) => (1, i as u64),
+            ValueRef::Int(i) => (1, i.cast_unsigned()),
             ValueRef::Bool(b) => (2, u64::from(b)),
             ValueRef::Text(s) => {
                 self.texts.push(s.into());
@@ -145,7 +145,8 @@ impl Rows {
         self.seq.truncate(n);
         self.kind.truncate(n);
         self.bits.truncate(n);
-        self.texts.truncate(self.kind.iter().filter(|&&k| k == 3).count());
+        let texts = self.kind.iter().zip(&self.bits).rev().find(|(k, _)| **k == 3);
+        self.texts.truncate(texts.map_or(0, |(_, at)| usize::try_from(*at).unwrap_or(usize::MAX).saturating_add(1)));
     }
 
     /// Adds a row of another table.

@@ -410,7 +410,7 @@ impl RunWriter {
         let old = std::mem::replace(&mut self.log, next);
         let empty = Rows { keys: self.rows.keys.clone(), ..Rows::default() };
         let rows = std::mem::replace(&mut self.rows, empty);
-        self.sealer.submit(Job::Seal { rows, lo: self.lo, hi, logs: vec![old.path] });
+        self.sealer.submit(Job::Seal { rows: Box::new(rows), lo: self.lo, hi, logs: vec![old.path] });
         self.lo = hi;
         Ok(())
     }

@@ -20,7 +20,7 @@ const RETRY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) enum Job {
     /// Write the rows `[lo, hi)` as a segment, then remove the logs that held them.
-    Seal { rows: Rows, lo: u64, hi: u64, logs: Vec<PathBuf> },
+    Seal { rows: Box<Rows>, lo: u64, hi: u64, logs: Vec<PathBuf> },
     /// Join the segments to `metrics.parquet`, then remove them.
     Publish,
 }

@@ -80,7 +80,7 @@ pub enum Frame {
     /// A writer that joined.
     Writer(WalWriter),
     /// A batch.
-    Batch(BatchFrame),
+    Batch(Box<BatchFrame>),
 }
 
 const KIND_HEADER: u8 = 1;
@@ -210,7 +210,7 @@ impl FrameDecoder {
                 self.writers.push(writer.clone());
                 Ok(Frame::Writer(writer))
             }
-            KIND_BATCH => self.batch(rest).map(Frame::Batch).map_err(|e| e.to_string()),
+            KIND_BATCH => self.batch(rest).map(|batch| Frame::Batch(Box::new(batch))).map_err(|e| e.to_string()),
             other => Err(format!("unknown frame kind {other}")),
         }
     }

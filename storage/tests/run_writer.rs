@@ -1,4 +1,5 @@
 //! The writer, its recovery and its readers, on real files.
+#![expect(clippy::unwrap_used, clippy::cast_precision_loss, clippy::disallowed_methods, reason = "a test ends at the first surprise")]
 
 use std::path::Path;
 

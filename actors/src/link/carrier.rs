@@ -85,7 +85,7 @@ impl FrameReader {
         let (length, crc) = Frame::header(header)?;
         let mut body = BytesMut::zeroed(length);
         self.read.read_exact(&mut body).await.map_err(MeshError::Link)?;
-        Frame::decode(body.freeze(), crc).map(Some)
+        Frame::decode(&body.freeze(), crc).map(Some)
     }
 }
 

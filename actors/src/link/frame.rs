@@ -188,23 +188,23 @@ impl Frame {
     /// # Errors
     /// When the length is zero or over the limit; nothing is allocated for it.
     pub fn header(header: [u8; HEADER_BYTES]) -> Result<(usize, u32)> {
-        let [a, b, c, d, e, f, g, h] = header;
-        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let length = word(0) as usize;
         if length == 0 {
             return Err(MeshError::Protocol("a frame without a kind".to_owned()));
         }
         if length > FRAME_BYTES_MAX - HEADER_BYTES {
             return Err(MeshError::FrameTooLarge { bytes: length, max: FRAME_BYTES_MAX });
         }
-        Ok((length, u32::from_le_bytes([e, f, g, h])))
+        Ok((length, word(4)))
     }
 
     /// Reads kind and body.
     ///
     /// # Errors
     /// When the checksum does not match or the frame is not understood.
-    pub fn decode(bytes: Bytes, crc: u32) -> Result<Self> {
-        if crc32c::crc32c(&bytes) != crc {
+    pub fn decode(bytes: &Bytes, crc: u32) -> Result<Self> {
+        if crc32c::crc32c(bytes) != crc {
             return Err(MeshError::Protocol("a frame's checksum does not match".to_owned()));
         }
         let body = bytes.slice(1..);
@@ -251,7 +251,7 @@ mod tests {
         let bytes = out.freeze();
         let (length, crc) = Frame::header(bytes[..HEADER_BYTES].try_into().unwrap()).unwrap();
         assert_eq!(length, bytes.len() - HEADER_BYTES);
-        Frame::decode(bytes.slice(HEADER_BYTES..), crc).unwrap()
+        Frame::decode(&bytes.slice(HEADER_BYTES..), crc).unwrap()
     }
 
     #[test]
@@ -282,7 +282,7 @@ mod tests {
         #[test]
         fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 1..200)) {
             let crc = crc32c::crc32c(&bytes);
-            let _ignored = Frame::decode(bytes.into(), crc);
+            let _ignored = Frame::decode(&bytes.into(), crc);
         }
     }
 }
