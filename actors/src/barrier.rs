@@ -58,7 +58,13 @@ impl<T> BarrierBook<T> {
     /// The book of one owner.
     #[must_use]
     pub const fn new(epoch: u64) -> Self {
-        Self { epoch, next: 1, live: BTreeMap::new(), open: BTreeMap::new(), ignored_answers: 0 }
+        Self {
+            epoch,
+            next: 1,
+            live: BTreeMap::new(),
+            open: BTreeMap::new(),
+            ignored_answers: 0,
+        }
     }
 
     /// A writer is live: it owes from the next version on.
@@ -81,26 +87,48 @@ impl<T> BarrierBook<T> {
     /// Opens the next version for these callers; returns it with the writers that owe it.
     ///
     /// With [`FlushScope::Rank`] only the asking writer owes.
-    pub fn open(&mut self, scope: FlushScope, by: WriterId, waiters: Vec<Waiter<T>>) -> (Version, Vec<WriterId>) {
-        let version = Version { epoch: self.epoch, number: self.next };
+    pub fn open(
+        &mut self,
+        scope: FlushScope,
+        by: WriterId,
+        waiters: Vec<Waiter<T>>,
+    ) -> (Version, Vec<WriterId>) {
+        let version = Version {
+            epoch: self.epoch,
+            number: self.next,
+        };
         self.next += 1;
         let owed: BTreeMap<_, _> = match scope {
             FlushScope::Run => self.live.keys().map(|w| (*w, None)).collect(),
             FlushScope::Rank => std::iter::once((by, None)).collect(),
         };
         let who = owed.keys().copied().collect();
-        self.open.insert(version, Open { owed, at_done: HashMap::new(), waiters });
+        self.open.insert(
+            version,
+            Open {
+                owed,
+                at_done: HashMap::new(),
+                waiters,
+            },
+        );
         (version, who)
     }
 
     /// Versions that a writer still owes, for a link that came back.
     pub fn owed_by(&self, writer: WriterId) -> Vec<Version> {
-        self.open.iter().filter(|(_, o)| o.owed.get(&writer) == Some(&None)).map(|(v, _)| *v).collect()
+        self.open
+            .iter()
+            .filter(|(_, o)| o.owed.get(&writer) == Some(&None))
+            .map(|(v, _)| *v)
+            .collect()
     }
 
     /// A writer's data up to its marker is durable.
     pub fn durable(&mut self, version: Version, writer: WriterId, seq: u64) {
-        let owed = self.open.get_mut(&version).and_then(|open| Some((open.owed.get_mut(&writer)?, &mut open.at_done)));
+        let owed = self
+            .open
+            .get_mut(&version)
+            .and_then(|open| Some((open.owed.get_mut(&writer)?, &mut open.at_done)));
         match owed {
             Some((slot @ None, at_done)) => {
                 *slot = Some(RankOutcomeState::Durable);
@@ -123,19 +151,35 @@ impl<T> BarrierBook<T> {
 
     /// Every version that nobody owes any more.
     pub fn settled(&mut self, rows: u64, now_us: u64) -> Vec<Closed<T>> {
-        let done: Vec<Version> = self.open.iter().filter(|(_, o)| o.owed.values().all(Option::is_some)).map(|(v, _)| *v).collect();
-        done.into_iter().filter_map(|v| self.close(v, rows, now_us)).collect()
+        let done: Vec<Version> = self
+            .open
+            .iter()
+            .filter(|(_, o)| o.owed.values().all(Option::is_some))
+            .map(|(v, _)| *v)
+            .collect();
+        done.into_iter()
+            .filter_map(|v| self.close(v, rows, now_us))
+            .collect()
     }
 
     /// Ends a version now; who still owes is reported as timed out.
     pub fn close(&mut self, version: Version, rows: u64, now_us: u64) -> Option<Closed<T>> {
         let open = self.open.remove(&version)?;
         let report = self.report(version, &open, rows, now_us);
-        Some(Closed { report, waiters: open.waiters })
+        Some(Closed {
+            report,
+            waiters: open.waiters,
+        })
     }
 
     /// One caller stops waiting before the version ends; returns its report.
-    pub fn expire(&mut self, version: Version, is: impl Fn(&T) -> bool, rows: u64, now_us: u64) -> Option<(Waiter<T>, FlushReport)> {
+    pub fn expire(
+        &mut self,
+        version: Version,
+        is: impl Fn(&T) -> bool,
+        rows: u64,
+        now_us: u64,
+    ) -> Option<(Waiter<T>, FlushReport)> {
         let open = self.open.get(&version)?;
         let at = open.waiters.iter().position(|w| is(&w.to))?;
         let report = self.report(version, open, rows, now_us);
@@ -147,26 +191,46 @@ impl<T> BarrierBook<T> {
         Some((waiter, report))
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "microseconds of a flush are far below 2^53")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "microseconds of a flush are far below 2^53"
+    )]
     fn report(&self, version: Version, open: &Open<T>, rows: u64, now_us: u64) -> FlushReport {
         let mut ranks: BTreeMap<u32, RankOutcome> = BTreeMap::new();
         for (writer, state) in &open.owed {
             let standing = self.live.get(writer).copied().unwrap_or_default();
             let outcome = RankOutcome {
                 state: state.unwrap_or(RankOutcomeState::Timeout),
-                seq: open.at_done.get(writer).copied().unwrap_or(standing.durable_seq),
+                seq: open
+                    .at_done
+                    .get(writer)
+                    .copied()
+                    .unwrap_or(standing.durable_seq),
                 last_step: standing.last_step,
                 last_seen_us: standing.last_seen_us,
             };
             // Of two incarnations of a rank the one that is worse off speaks for it.
-            let worse = ranks.get(&writer.rank).is_none_or(|known| severity(known.state) <= severity(outcome.state));
+            let worse = ranks
+                .get(&writer.rank)
+                .is_none_or(|known| severity(known.state) <= severity(outcome.state));
             if worse {
                 ranks.insert(writer.rank, outcome);
             }
         }
         let complete = ranks.values().all(|r| r.state == RankOutcomeState::Durable);
-        let asked = open.waiters.iter().map(|w| w.asked_us).min().unwrap_or(now_us);
-        FlushReport { version, complete, ranks, rows, elapsed_secs: now_us.saturating_sub(asked) as f64 / 1e6 }
+        let asked = open
+            .waiters
+            .iter()
+            .map(|w| w.asked_us)
+            .min()
+            .unwrap_or(now_us);
+        FlushReport {
+            version,
+            complete,
+            ranks,
+            rows,
+            elapsed_secs: now_us.saturating_sub(asked) as f64 / 1e6,
+        }
     }
 }
 
@@ -188,7 +252,10 @@ mod tests {
     use super::*;
 
     fn w(rank: u32) -> WriterId {
-        WriterId { rank, incarnation: Incarnation(7) }
+        WriterId {
+            rank,
+            incarnation: Incarnation(7),
+        }
     }
 
     fn waiter(to: u32) -> Vec<Waiter<u32>> {
@@ -207,7 +274,16 @@ mod tests {
     fn a_version_ends_when_every_rank_answered_once() {
         let mut book = book(2);
         let (v, owed) = book.open(FlushScope::Run, w(0), waiter(1));
-        assert_eq!((v, owed.len()), (Version { epoch: 3, number: 1 }, 2));
+        assert_eq!(
+            (v, owed.len()),
+            (
+                Version {
+                    epoch: 3,
+                    number: 1
+                },
+                2
+            )
+        );
         book.durable(v, w(0), 5);
         book.durable(v, w(0), 6);
         assert_eq!(book.ignored_answers, 1);
@@ -225,11 +301,21 @@ mod tests {
         let (v, _) = book.open(FlushScope::Run, w(0), waiter(1));
         book.join(w(2), Standing::default());
         book.durable(v, w(0), 5);
-        book.leave(w(1), RankOutcomeState::Dead, Standing { durable_seq: 3, ..Standing::default() });
+        book.leave(
+            w(1),
+            RankOutcomeState::Dead,
+            Standing {
+                durable_seq: 3,
+                ..Standing::default()
+            },
+        );
         let closed = book.settled(0, 1);
         let report = &closed[0].report;
         assert!(!report.complete);
-        assert_eq!((report.ranks[&1].state, report.ranks[&1].seq), (RankOutcomeState::Dead, 3));
+        assert_eq!(
+            (report.ranks[&1].state, report.ranks[&1].seq),
+            (RankOutcomeState::Dead, 3)
+        );
         assert!(!report.ranks.contains_key(&2));
         let (_, owed) = book.open(FlushScope::Run, w(0), waiter(2));
         assert_eq!(owed, [w(0), w(2)]);
@@ -240,7 +326,14 @@ mod tests {
         let mut book = book(1);
         let (v, _) = book.open(FlushScope::Run, w(0), waiter(1));
         book.durable(v, w(9), 1);
-        book.durable(Version { epoch: 1, number: 1 }, w(0), 1);
+        book.durable(
+            Version {
+                epoch: 1,
+                number: 1,
+            },
+            w(0),
+            1,
+        );
         assert_eq!(book.ignored_answers, 2);
         assert!(book.settled(0, 0).is_empty());
     }

@@ -20,7 +20,10 @@ const DRAIN_WITHIN: Duration = Duration::from_millis(200);
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
 /// How often the thread looks whether it shall end.
-const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// See the module; dropping it restores the descriptors.
 #[derive(Debug)]
@@ -55,16 +58,26 @@ impl Capture {
             .name("expman-capture".to_owned())
             .spawn(move || read_pipes(&thread_taps, &thread_stop, &ring))
             .map_err(MeshError::io("start a thread for", "standard output"))?;
-        rustix::stdio::dup2_stdout(&out_write).map_err(|e| MeshError::io("redirect", "standard output")(e.into()))?;
-        rustix::stdio::dup2_stderr(&err_write).map_err(|e| MeshError::io("redirect", "standard error")(e.into()))?;
-        Ok(Self { taps, stop, thread: Mutex::new(Some(thread)), pid: std::process::id() })
+        rustix::stdio::dup2_stdout(&out_write)
+            .map_err(|e| MeshError::io("redirect", "standard output")(e.into()))?;
+        rustix::stdio::dup2_stderr(&err_write)
+            .map_err(|e| MeshError::io("redirect", "standard error")(e.into()))?;
+        Ok(Self {
+            taps,
+            stop,
+            thread: Mutex::new(Some(thread)),
+            pid: std::process::id(),
+        })
     }
 
     /// Waits, for a bounded time, until what was written so far is in the ring.
     pub async fn drained(&self) {
         let start = Instant::now();
         while start.elapsed() < DRAIN_WITHIN {
-            let empty = self.taps.iter().all(|tap| rustix::io::ioctl_fionread(&tap.pipe).unwrap_or(0) == 0 && !tap.busy.load(Ordering::SeqCst));
+            let empty = self.taps.iter().all(|tap| {
+                rustix::io::ioctl_fionread(&tap.pipe).unwrap_or(0) == 0
+                    && !tap.busy.load(Ordering::SeqCst)
+            });
             if empty {
                 return;
             }
@@ -77,12 +90,25 @@ impl Capture {
         if self.stop.swap(true, Ordering::SeqCst) || self.pid != std::process::id() {
             return;
         }
-        for (tap, restored) in [(&self.taps[0], rustix::stdio::dup2_stdout(&self.taps[0].original)), (&self.taps[1], rustix::stdio::dup2_stderr(&self.taps[1].original))] {
+        for (tap, restored) in [
+            (
+                &self.taps[0],
+                rustix::stdio::dup2_stdout(&self.taps[0].original),
+            ),
+            (
+                &self.taps[1],
+                rustix::stdio::dup2_stderr(&self.taps[1].original),
+            ),
+        ] {
             if let Err(e) = restored {
                 tracing::error!("{:?} could not be restored: {e}", tap.stream);
             }
         }
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(thread) = thread
             && thread.join().is_err()
         {
@@ -99,11 +125,23 @@ impl Drop for Capture {
 
 impl Tap {
     fn new(stream: Stream, fd: impl AsFd) -> Result<(Self, OwnedFd)> {
-        let what = if stream == Stream::Out { "standard output" } else { "standard error" };
+        let what = if stream == Stream::Out {
+            "standard output"
+        } else {
+            "standard error"
+        };
         let failed = |e: rustix::io::Errno| MeshError::io("capture", what)(e.into());
         let original = rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(failed)?;
         let (pipe, write) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-        Ok((Self { stream, original, pipe, busy: AtomicBool::new(false) }, write))
+        Ok((
+            Self {
+                stream,
+                original,
+                pipe,
+                busy: AtomicBool::new(false),
+            },
+            write,
+        ))
     }
 }
 
@@ -152,15 +190,29 @@ fn read_pipes(taps: &[Arc<Tap>; 2], stop: &AtomicBool, ring: &Ring) {
     let mut lines = [Lines { rest: Vec::new() }, Lines { rest: Vec::new() }];
     let mut open = [true, true];
     let record = |stream: Stream, bytes: &[u8], ends_line: bool| {
-        let body = RecordBody::Console { stream, ends_line, bytes: bytes.to_vec() };
+        let body = RecordBody::Console {
+            stream,
+            ends_line,
+            bytes: bytes.to_vec(),
+        };
         if ring.push(&mut encode(&body), None).is_err() {
             // The ring counts it as a gap; saying so here would only make more output.
         }
     };
     while open.contains(&true) {
         let stopping = stop.load(Ordering::SeqCst);
-        let mut fds: Vec<PollFd<'_>> = taps.iter().map(|tap| PollFd::new(&tap.pipe, PollFlags::IN)).collect();
-        let patience = if stopping { Timespec { tv_sec: 0, tv_nsec: 0 } } else { LOOK };
+        let mut fds: Vec<PollFd<'_>> = taps
+            .iter()
+            .map(|tap| PollFd::new(&tap.pipe, PollFlags::IN))
+            .collect();
+        let patience = if stopping {
+            Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            }
+        } else {
+            LOOK
+        };
         let ready = poll(&mut fds, Some(&patience)).unwrap_or(0);
         if ready == 0 {
             if stopping {
@@ -213,11 +265,21 @@ mod tests {
         lines.feed(b"one\ntw", |b, last| seen.push((b.to_vec(), last)));
         lines.feed(b"o\n\nrest", |b, last| seen.push((b.to_vec(), last)));
         lines.end(|b, last| seen.push((b.to_vec(), last)));
-        let texts: Vec<_> = seen.iter().map(|(b, _)| String::from_utf8_lossy(b).into_owned()).collect();
+        let texts: Vec<_> = seen
+            .iter()
+            .map(|(b, _)| String::from_utf8_lossy(b).into_owned())
+            .collect();
         assert_eq!(texts, ["one", "two", "", "rest"]);
         let long = [vec![b'x'; CONSOLE_CHUNK_BYTES * 2 + 5], vec![b'\n']].concat();
         let mut chunks = Vec::new();
         lines.feed(&long, |b, last| chunks.push((b.len(), last)));
-        assert_eq!(chunks, [(CONSOLE_CHUNK_BYTES, false), (CONSOLE_CHUNK_BYTES, false), (5, true)]);
+        assert_eq!(
+            chunks,
+            [
+                (CONSOLE_CHUNK_BYTES, false),
+                (CONSOLE_CHUNK_BYTES, false),
+                (5, true)
+            ]
+        );
     }
 }

@@ -22,17 +22,38 @@ use crate::link::frame::{FlushDone, FlushRequest, Frame};
 #[derive(Debug)]
 pub(crate) enum ClientMsg {
     /// A process joined, or its link came back.
-    Joined { writer: WriterId, standing: Standing, link: FrameSender },
+    Joined {
+        writer: WriterId,
+        standing: Standing,
+        link: FrameSender,
+    },
     /// A process said something.
-    Stand { writer: WriterId, standing: Standing },
+    Stand {
+        writer: WriterId,
+        standing: Standing,
+    },
     /// A process is gone; `state` is durable when it closed in good order.
-    Left { writer: WriterId, state: RankOutcomeState, standing: Standing },
+    Left {
+        writer: WriterId,
+        state: RankOutcomeState,
+        standing: Standing,
+    },
     /// A process asks for a flush.
-    Request { writer: WriterId, link: FrameSender, request: FlushRequest },
+    Request {
+        writer: WriterId,
+        link: FrameSender,
+        request: FlushRequest,
+    },
     /// Opens one version for all requests that wait.
     Open,
     /// A process's data in front of its marker is durable.
-    Durable { version: Version, writer: WriterId, seq: u64, standing: Standing, rows: u64 },
+    Durable {
+        version: Version,
+        writer: WriterId,
+        seq: u64,
+        standing: Standing,
+        rows: u64,
+    },
     /// A caller's deadline.
     Expire { version: Version, caller: Caller },
     /// The published file has everything of a version.
@@ -86,7 +107,11 @@ impl Actor for ClientActor {
     type State = ClientState;
     type Arguments = ClientArgs;
 
-    async fn pre_start(&self, _myself: ActorRef<ClientMsg>, args: ClientArgs) -> Result<ClientState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<ClientMsg>,
+        args: ClientArgs,
+    ) -> Result<ClientState, ActorProcessingErr> {
         Ok(ClientState {
             book: BarrierBook::new(args.epoch),
             links: HashMap::new(),
@@ -97,14 +122,37 @@ impl Actor for ClientActor {
         })
     }
 
-    async fn handle(&self, myself: ActorRef<ClientMsg>, msg: ClientMsg, state: &mut ClientState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<ClientMsg>,
+        msg: ClientMsg,
+        state: &mut ClientState,
+    ) -> Result<(), ActorProcessingErr> {
         match msg {
-            ClientMsg::Joined { writer, standing, link } => state.joined(writer, standing, link),
+            ClientMsg::Joined {
+                writer,
+                standing,
+                link,
+            } => state.joined(writer, standing, link),
             ClientMsg::Stand { writer, standing } => state.book.stand(writer, standing),
-            ClientMsg::Left { writer, state: how, standing } => state.left(writer, how, standing),
-            ClientMsg::Request { writer, link, request } => state.request(&myself, writer, link, request),
+            ClientMsg::Left {
+                writer,
+                state: how,
+                standing,
+            } => state.left(writer, how, standing),
+            ClientMsg::Request {
+                writer,
+                link,
+                request,
+            } => state.request(&myself, writer, link, request),
             ClientMsg::Open => state.open_waiting(&myself).await,
-            ClientMsg::Durable { version, writer, seq, standing, rows } => {
+            ClientMsg::Durable {
+                version,
+                writer,
+                seq,
+                standing,
+                rows,
+            } => {
                 state.rows = rows;
                 state.book.stand(writer, standing);
                 state.book.durable(version, writer, seq);
@@ -135,9 +183,25 @@ impl ClientState {
         self.book.leave(writer, how, standing);
     }
 
-    fn request(&mut self, myself: &ActorRef<ClientMsg>, writer: WriterId, link: FrameSender, request: FlushRequest) {
-        let caller = Caller { writer, id: request.id };
-        let waiter = Waiter { to: Pending { caller, link, request }, asked_us: self.now_us() };
+    fn request(
+        &mut self,
+        myself: &ActorRef<ClientMsg>,
+        writer: WriterId,
+        link: FrameSender,
+        request: FlushRequest,
+    ) {
+        let caller = Caller {
+            writer,
+            id: request.id,
+        };
+        let waiter = Waiter {
+            to: Pending {
+                caller,
+                link,
+                request,
+            },
+            asked_us: self.now_us(),
+        };
         if self.unopened.is_empty() {
             cast(myself, ClientMsg::Open);
         }
@@ -146,7 +210,9 @@ impl ClientState {
 
     /// Requests of the whole run share one version; a request for one rank only has its own.
     async fn open_waiting(&mut self, myself: &ActorRef<ClientMsg>) {
-        let (run, rank): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unopened).into_iter().partition(|w| w.to.request.scope == FlushScope::Run);
+        let (run, rank): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unopened)
+            .into_iter()
+            .partition(|w| w.to.request.scope == FlushScope::Run);
         if let Some(first) = run.first() {
             let by = first.to.caller.writer;
             self.open(myself, FlushScope::Run, by, run).await;
@@ -157,14 +223,24 @@ impl ClientState {
         }
     }
 
-    async fn open(&mut self, myself: &ActorRef<ClientMsg>, scope: FlushScope, by: WriterId, waiters: Vec<Waiter<Pending>>) {
-        let deadlines: Vec<_> = waiters.iter().map(|w| (w.to.caller, Duration::from_millis(w.to.request.timeout_ms))).collect();
+    async fn open(
+        &mut self,
+        myself: &ActorRef<ClientMsg>,
+        scope: FlushScope,
+        by: WriterId,
+        waiters: Vec<Waiter<Pending>>,
+    ) {
+        let deadlines: Vec<_> = waiters
+            .iter()
+            .map(|w| (w.to.caller, Duration::from_millis(w.to.request.timeout_ms)))
+            .collect();
         let (version, owed) = self.book.open(scope, by, waiters);
         for (caller, after) in deadlines {
             drop(myself.send_after(after, move || ClientMsg::Expire { version, caller }));
         }
         let ranks = owed.iter().map(|w| w.rank).collect();
-        self.tell(Command::Event(EventBody::FlushOpened { version, ranks })).await;
+        self.tell(Command::Event(EventBody::FlushOpened { version, ranks }))
+            .await;
         for writer in owed {
             if let Some(link) = self.links.get(&writer) {
                 send(link, Frame::Barrier(version));
@@ -174,7 +250,10 @@ impl ClientState {
 
     async fn expire(&mut self, version: Version, caller: Caller) {
         let now = self.now_us();
-        if let Some((waiter, report)) = self.book.expire(version, |p| p.caller == caller, self.rows, now) {
+        if let Some((waiter, report)) =
+            self.book
+                .expire(version, |p| p.caller == caller, self.rows, now)
+        {
             self.closed(&report, waiter.to.request.tag.clone()).await;
             reply(&waiter, report, now);
         }
@@ -199,7 +278,12 @@ impl ClientState {
             if published.await.is_err() {
                 tracing::warn!("the run ended before it was published");
             }
-            cast(&myself, ClientMsg::Published { closed: Box::new(closed) });
+            cast(
+                &myself,
+                ClientMsg::Published {
+                    closed: Box::new(closed),
+                },
+            );
         });
     }
 
@@ -213,8 +297,20 @@ impl ClientState {
     }
 
     async fn closed(&self, report: &FlushReport, tag: Option<String>) {
-        let missing = report.ranks.iter().filter(|(_, r)| r.state != RankOutcomeState::Durable).map(|(rank, _)| *rank).collect();
-        let flush = LastFlush { version: report.version, complete: report.complete, at: rfc3339_us(now_us()), elapsed_secs: report.elapsed_secs, missing, tag };
+        let missing = report
+            .ranks
+            .iter()
+            .filter(|(_, r)| r.state != RankOutcomeState::Durable)
+            .map(|(rank, _)| *rank)
+            .collect();
+        let flush = LastFlush {
+            version: report.version,
+            complete: report.complete,
+            at: rfc3339_us(now_us()),
+            elapsed_secs: report.elapsed_secs,
+            missing,
+            tag,
+        };
         self.tell(Command::Flushed(flush)).await;
     }
 
@@ -225,10 +321,19 @@ impl ClientState {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "microseconds of a flush are far below 2^53")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "microseconds of a flush are far below 2^53"
+)]
 fn reply(waiter: &Waiter<Pending>, report: FlushReport, now_us: u64) {
     let elapsed_secs = now_us.saturating_sub(waiter.asked_us) as f64 / 1e6;
-    let done = FlushDone { id: waiter.to.request.id, report: FlushReport { elapsed_secs, ..report } };
+    let done = FlushDone {
+        id: waiter.to.request.id,
+        report: FlushReport {
+            elapsed_secs,
+            ..report
+        },
+    };
     send(&waiter.to.link, Frame::FlushDone(done));
 }
 

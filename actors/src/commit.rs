@@ -30,7 +30,12 @@ pub(crate) const QUEUE: usize = 4096;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// A process joins.
-    Register { id: WriterId, host: String, pid: u32, reply: oneshot::Sender<Registered> },
+    Register {
+        id: WriterId,
+        host: String,
+        pid: u32,
+        reply: oneshot::Sender<Registered>,
+    },
     /// A batch of a writer.
     Batch { writer: u32, records: Bytes },
     /// Everything before this must be durable; the token comes back.
@@ -38,7 +43,13 @@ pub(crate) enum Command {
     /// A launch announced its number of ranks.
     WorldSize(u32),
     /// A rank is gone.
-    Leave { writer: u32, state: RankState, status: RunStatus, reason: String, done: Option<oneshot::Sender<()>> },
+    Leave {
+        writer: u32,
+        state: RankState,
+        status: RunStatus,
+        reason: String,
+        done: Option<oneshot::Sender<()>>,
+    },
     /// When a rank was last heard of.
     Seen { writer: u32, at_us: i64 },
     /// A line for `events.jsonl`.
@@ -76,8 +87,20 @@ pub(crate) struct Committed {
 pub(crate) type Ended = Result<(), StorageError>;
 
 /// Runs until the run is finished or its files fail; `report` gets every [`Committed`].
-pub(crate) fn run(writer: RunWriter, mut commands: mpsc::Receiver<Command>, report: impl Fn(Committed)) -> Ended {
-    let mut thread = Thread { writer: Some(writer), touched: Vec::new(), tokens: Vec::new(), rejected: Vec::new(), unsynced: 0, dirty_since: None, urgent: false };
+pub(crate) fn run(
+    writer: RunWriter,
+    mut commands: mpsc::Receiver<Command>,
+    report: impl Fn(Committed),
+) -> Ended {
+    let mut thread = Thread {
+        writer: Some(writer),
+        touched: Vec::new(),
+        tokens: Vec::new(),
+        rejected: Vec::new(),
+        unsynced: 0,
+        dirty_since: None,
+        urgent: false,
+    };
     loop {
         match recv_timeout(&mut commands, TICK) {
             Received::Command(command) => {
@@ -92,7 +115,11 @@ pub(crate) fn run(writer: RunWriter, mut commands: mpsc::Receiver<Command>, repo
                         return Ok(());
                     }
                     let go_on = bytes < GROUP_BYTES && start.elapsed() < GROUP_AGE;
-                    next = if go_on { commands.try_recv().ok() } else { None };
+                    next = if go_on {
+                        commands.try_recv().ok()
+                    } else {
+                        None
+                    };
                 }
             }
             Received::Nothing => {}
@@ -136,9 +163,16 @@ struct Thread {
 impl Thread {
     /// Applies a command in memory; true when the run is finished.
     fn handle(&mut self, command: Command) -> Result<bool, StorageError> {
-        let Some(w) = &mut self.writer else { return Ok(true) };
+        let Some(w) = &mut self.writer else {
+            return Ok(true);
+        };
         match command {
-            Command::Register { id, host, pid, reply } => {
+            Command::Register {
+                id,
+                host,
+                pid,
+                reply,
+            } => {
                 let registered = w.register(id, &host, pid);
                 self.dirty_since.get_or_insert_with(Instant::now);
                 answer(reply, registered);
@@ -158,7 +192,13 @@ impl Thread {
                 self.tokens.push(token);
                 self.urgent = true;
             }
-            Command::Leave { writer, state, status, reason, done } => {
+            Command::Leave {
+                writer,
+                state,
+                status,
+                reason,
+                done,
+            } => {
                 w.leave(writer, state, status, &reason);
                 retry(|| w.save())?;
                 if let Some(done) = done {
@@ -188,17 +228,36 @@ impl Thread {
 
     /// Writes the group; syncs and reports when that is due.
     fn commit(&mut self, report: &impl Fn(Committed)) -> Ended {
-        let Some(w) = &mut self.writer else { return Ok(()) };
+        let Some(w) = &mut self.writer else {
+            return Ok(());
+        };
         retry(|| w.write())?;
-        let due = self.urgent || self.unsynced >= UNSYNCED_BYTES || self.dirty_since.is_some_and(|since| since.elapsed() >= GROUP_COMMIT);
+        let due = self.urgent
+            || self.unsynced >= UNSYNCED_BYTES
+            || self
+                .dirty_since
+                .is_some_and(|since| since.elapsed() >= GROUP_COMMIT);
         if due {
             w.sync()?;
             self.urgent = false;
             self.unsynced = 0;
             self.dirty_since = None;
-            let writers = self.touched.drain(..).map(|at| (at, w.progress(at))).collect();
-            let tokens = self.tokens.drain(..).map(|t| (t, w.progress(t.index))).collect();
-            report(Committed { writers, tokens, rejected: std::mem::take(&mut self.rejected), rows: w.total() });
+            let writers = self
+                .touched
+                .drain(..)
+                .map(|at| (at, w.progress(at)))
+                .collect();
+            let tokens = self
+                .tokens
+                .drain(..)
+                .map(|t| (t, w.progress(t.index)))
+                .collect();
+            report(Committed {
+                writers,
+                tokens,
+                rejected: std::mem::take(&mut self.rejected),
+                rows: w.total(),
+            });
         }
         retry(|| w.tick())
     }
@@ -208,7 +267,11 @@ impl Thread {
 fn retry(mut work: impl FnMut() -> Result<(), StorageError>) -> Ended {
     loop {
         match work() {
-            Err(StorageError::Io { action, path, source }) if source.kind() == std::io::ErrorKind::StorageFull => {
+            Err(StorageError::Io {
+                action,
+                path,
+                source,
+            }) if source.kind() == std::io::ErrorKind::StorageFull => {
                 tracing::error!("{action} {}: {source}; trying again", path.display());
                 std::thread::sleep(RETRY);
             }
@@ -216,4 +279,3 @@ fn retry(mut work: impl FnMut() -> Result<(), StorageError>) -> Ended {
         }
     }
 }
-

@@ -22,9 +22,17 @@ pub enum MeshError {
     #[error("the run's owner could not be started: {0}")]
     OwnerStart(String),
     #[error("the run at {path} could not be joined within {waited:?}: {why}", path = path.display())]
-    JoinTimeout { path: PathBuf, waited: Duration, why: String },
+    JoinTimeout {
+        path: PathBuf,
+        waited: Duration,
+        why: String,
+    },
     #[error("{action} {path}: {source}", path = path.display())]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("the link is broken: {0}")]
     Link(io::Error),
     #[error("the other side sent what this version does not understand: {0}")]
@@ -36,7 +44,11 @@ pub enum MeshError {
     #[error("the flush did not get an answer within {0:?}")]
     FlushTimeout(Duration),
     #[error("{what} was not finished within {waited:?}: {left}")]
-    CloseTimeout { what: &'static str, waited: Duration, left: String },
+    CloseTimeout {
+        what: &'static str,
+        waited: Duration,
+        left: String,
+    },
     #[error("actor: {0}")]
     Actor(String),
     #[error(transparent)]
@@ -47,8 +59,15 @@ pub enum MeshError {
 pub type Result<T, E = MeshError> = std::result::Result<T, E>;
 
 impl MeshError {
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 }

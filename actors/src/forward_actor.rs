@@ -14,11 +14,11 @@ use expman_model::{FlushReport, RunStatus, Version};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
 
-use crate::reply::answer;
 use crate::capture::Capture;
 use crate::link::carrier::FrameSender;
 use crate::link::frame::{Data, FlushRequest, Frame, Marker, Welcome};
 use crate::outbox::{Outbox, OutboxStats};
+use crate::reply::answer;
 use crate::ring::Ring;
 
 /// What the actor is told.
@@ -33,9 +33,15 @@ pub(crate) enum ForwardMsg {
     /// A frame from the owner.
     Received(Frame),
     /// The face asks for a flush.
-    Flush { request: FlushRequest, reply: oneshot::Sender<FlushReport> },
+    Flush {
+        request: FlushRequest,
+        reply: oneshot::Sender<FlushReport>,
+    },
     /// The face closes: send everything, then goodbye.
-    Close { status: RunStatus, reply: oneshot::Sender<bool> },
+    Close {
+        status: RunStatus,
+        reply: oneshot::Sender<bool>,
+    },
     /// The captured output in front of a barrier is in the ring.
     Captured(Version),
 }
@@ -90,7 +96,11 @@ impl Actor for ForwardActor {
     type State = ForwardState;
     type Arguments = ForwardArgs;
 
-    async fn pre_start(&self, _myself: ActorRef<ForwardMsg>, args: ForwardArgs) -> Result<ForwardState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<ForwardMsg>,
+        args: ForwardArgs,
+    ) -> Result<ForwardState, ActorProcessingErr> {
         Ok(ForwardState {
             args,
             link: None,
@@ -104,7 +114,12 @@ impl Actor for ForwardActor {
         })
     }
 
-    async fn handle(&self, myself: ActorRef<ForwardMsg>, msg: ForwardMsg, state: &mut ForwardState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<ForwardMsg>,
+        msg: ForwardMsg,
+        state: &mut ForwardState,
+    ) -> Result<(), ActorProcessingErr> {
         match msg {
             ForwardMsg::Drain => {}
             ForwardMsg::LinkUp { welcome, to } => state.link_up(&welcome, to),
@@ -145,7 +160,13 @@ impl ForwardState {
             Frame::FlushDone(done) => {
                 if let Some(asked) = self.asked.remove(&done.id) {
                     let elapsed_secs = asked.at.elapsed().as_secs_f64();
-                    answer(asked.reply, FlushReport { elapsed_secs, ..done.report });
+                    answer(
+                        asked.reply,
+                        FlushReport {
+                            elapsed_secs,
+                            ..done.report
+                        },
+                    );
                 }
             }
             Frame::Farewell(sealed) => {
@@ -181,12 +202,22 @@ impl ForwardState {
 
     fn mark(&mut self, version: Version) {
         self.fill_outbox(true);
-        self.markers.push_back(Marker { version, upto_seq: self.args.ring.last_seq() });
+        self.markers.push_back(Marker {
+            version,
+            upto_seq: self.args.ring.last_seq(),
+        });
     }
 
     fn flush(&mut self, request: FlushRequest, reply: oneshot::Sender<FlushReport>) {
         self.asked.retain(|_, asked| !asked.reply.is_closed());
-        self.asked.insert(request.id, Asked { request, at: Instant::now(), reply });
+        self.asked.insert(
+            request.id,
+            Asked {
+                request,
+                at: Instant::now(),
+                reply,
+            },
+        );
     }
 
     /// Moves records from the ring to the outbox as long as there is room, or to the last one if `all`.
@@ -225,7 +256,10 @@ impl ForwardState {
             }
             let waited = u64::try_from(asked.at.elapsed().as_millis()).unwrap_or(u64::MAX);
             let timeout_ms = asked.request.timeout_ms.saturating_sub(waited);
-            let request = FlushRequest { timeout_ms, ..asked.request.clone() };
+            let request = FlushRequest {
+                timeout_ms,
+                ..asked.request.clone()
+            };
             if link.control(Frame::Flush(request)).is_ok() {
                 self.forwarded.insert(*id);
             }
@@ -235,7 +269,9 @@ impl ForwardState {
     fn send_data(&mut self, link: &FrameSender) {
         while link.has_room() {
             if self.marker_is_due() {
-                let Some(marker) = self.markers.pop_front() else { return };
+                let Some(marker) = self.markers.pop_front() else {
+                    return;
+                };
                 if link.ordered(Frame::Marker(marker)).is_err() {
                     return;
                 }
@@ -243,7 +279,11 @@ impl ForwardState {
             }
             match self.args.outbox.next(self.credit) {
                 Ok(Some(ready)) => {
-                    let data = Data { first_seq: ready.first_seq, last_seq: ready.last_seq, records: ready.body };
+                    let data = Data {
+                        first_seq: ready.first_seq,
+                        last_seq: ready.last_seq,
+                        records: ready.body,
+                    };
                     if link.ordered(Frame::Data(data)).is_err() {
                         // Only a link that is gone refuses after `has_room`: everything is sent again on the next.
                         return;
@@ -262,7 +302,9 @@ impl ForwardState {
     /// Whether everything in front of the next marker is on the wire; data behind it may wait.
     fn marker_is_due(&self) -> bool {
         let unsent = self.args.outbox.next_seq();
-        self.markers.front().is_some_and(|marker| unsent.is_none_or(|seq| seq > marker.upto_seq))
+        self.markers
+            .front()
+            .is_some_and(|marker| unsent.is_none_or(|seq| seq > marker.upto_seq))
     }
 
     fn send_goodbye(&mut self, link: &FrameSender) {

@@ -3,5 +3,8 @@
 /// The host's name.
 #[must_use]
 pub fn name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }

@@ -22,7 +22,11 @@ const SILENCE: Duration = Duration::from_secs(LEASE.as_secs() + 5);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Accepts links until the run is closing.
-pub(crate) async fn accept<C: Carrier>(mut listener: C::Listener, run: ActorRef<RunMsg>, mut closing: watch::Receiver<bool>) {
+pub(crate) async fn accept<C: Carrier>(
+    mut listener: C::Listener,
+    run: ActorRef<RunMsg>,
+    mut closing: watch::Receiver<bool>,
+) {
     let next_link = AtomicU64::new(1);
     loop {
         let connection = tokio::select! {
@@ -44,18 +48,34 @@ pub(crate) async fn accept<C: Carrier>(mut listener: C::Listener, run: ActorRef<
 }
 
 async fn serve(link: LinkId, connection: Connection, run: &ActorRef<RunMsg>) {
-    let Connection { read, write, peer_pid } = connection;
+    let Connection {
+        read,
+        write,
+        peer_pid,
+    } = connection;
     let mut reader = FrameReader::new(read);
     let sender = FrameSender::start(write);
-    let Ok(Ok(Some(Frame::Hello(hello)))) = tokio::time::timeout(HELLO_WITHIN, reader.next()).await else { return };
+    let Ok(Ok(Some(Frame::Hello(hello)))) = tokio::time::timeout(HELLO_WITHIN, reader.next()).await
+    else {
+        return;
+    };
     let process = peer_pid.and_then(process_end);
-    tell(run, RunMsg::Hello { link, hello, to: sender });
+    tell(
+        run,
+        RunMsg::Hello {
+            link,
+            hello,
+            to: sender,
+        },
+    );
     let ended = read_frames(link, &mut reader, process.as_ref(), run).await;
     if let Err(e) = &ended {
         tracing::debug!("link {link}: {e}");
     }
     let dead = match &process {
-        Some(process) => tokio::time::timeout(Duration::from_millis(50), process.readable()).await.is_ok(),
+        Some(process) => tokio::time::timeout(Duration::from_millis(50), process.readable())
+            .await
+            .is_ok(),
         None => false,
     };
     tell(run, RunMsg::Gone { link, dead });
@@ -65,7 +85,10 @@ async fn serve(link: LinkId, connection: Connection, run: &ActorRef<RunMsg>) {
 fn process_end(pid: u32) -> Option<AsyncFd<std::os::fd::OwnedFd>> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
     let fd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-    #[expect(unsafe_code, reason = "the descriptor is owned, so it stays open and the same as long as it is registered")]
+    #[expect(
+        unsafe_code,
+        reason = "the descriptor is owned, so it stays open and the same as long as it is registered"
+    )]
     unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) }.ok()
 }
 
@@ -107,7 +130,10 @@ async fn read_frames(
         };
         let msg = match frame {
             None => return Ok(()),
-            Some(Frame::Data(data)) => RunMsg::Batch { link, records: data.records },
+            Some(Frame::Data(data)) => RunMsg::Batch {
+                link,
+                records: data.records,
+            },
             Some(Frame::Marker(marker)) => RunMsg::Marker { link, marker },
             Some(Frame::Bye(status)) => RunMsg::Bye { link, status },
             Some(Frame::Ping) => RunMsg::Heard { link },

@@ -13,13 +13,13 @@ use expman_storage::{RunDir, durable};
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
-use crate::reply::answer;
 use crate::error::{MeshError, Result};
 use crate::forward_actor::ForwardMsg;
 use crate::link::carrier::{Carrier, Connection, FrameReader, FrameSender};
 use crate::link::frame::{Frame, Hello, Welcome};
 use crate::link::unix::UnixCarrier;
 use crate::owner::{OWNER_SPEC, Owner, OwnerAddress, OwnerSpec, READY, TAKEN, log_path};
+use crate::reply::answer;
 use crate::run_actor::{FINISHING, FOREIGN};
 
 /// How long an answer to a hello may take.
@@ -48,7 +48,12 @@ pub(crate) struct Joiner {
 }
 
 /// Keeps a link to the owner as long as the actor lives; `first` learns how the first attempt ended.
-pub(crate) async fn keep_link(mut joiner: Joiner, actor: ActorRef<ForwardMsg>, within: Duration, first: oneshot::Sender<Result<Welcome>>) {
+pub(crate) async fn keep_link(
+    mut joiner: Joiner,
+    actor: ActorRef<ForwardMsg>,
+    within: Duration,
+    first: oneshot::Sender<Result<Welcome>>,
+) {
     let mut first = Some(first);
     let start = Instant::now();
     let mut delay = RECONNECT_MIN;
@@ -74,11 +79,22 @@ pub(crate) async fn keep_link(mut joiner: Joiner, actor: ActorRef<ForwardMsg>, w
                 }
             }
             Err(e) => {
-                let hopeless = matches!(e, MeshError::RunExists { .. } | MeshError::Refused(_) | MeshError::Storage(_));
+                let hopeless = matches!(
+                    e,
+                    MeshError::RunExists { .. } | MeshError::Refused(_) | MeshError::Storage(_)
+                );
                 if first.is_some() && (hopeless || start.elapsed() >= within) {
                     if let Some(first) = first.take() {
                         let path = joiner.dir.root().to_owned();
-                        let told = if hopeless { e } else { MeshError::JoinTimeout { path, waited: within, why: e.to_string() } };
+                        let told = if hopeless {
+                            e
+                        } else {
+                            MeshError::JoinTimeout {
+                                path,
+                                waited: within,
+                                why: e.to_string(),
+                            }
+                        };
                         answer(first, Err(told));
                     }
                     return;
@@ -150,7 +166,10 @@ impl Joiner {
     fn refused(&self, why: String) -> MeshError {
         match why.as_str() {
             FINISHING => MeshError::Protocol(why),
-            FOREIGN => MeshError::RunExists { name: self.spec.seed.name.clone(), path: self.dir.root().to_owned() },
+            FOREIGN => MeshError::RunExists {
+                name: self.spec.seed.name.clone(),
+                path: self.dir.root().to_owned(),
+            },
             _ => MeshError::Refused(why),
         }
     }
@@ -160,7 +179,10 @@ impl Joiner {
             return Err(MeshError::Protocol("the run has no owner yet".to_owned()));
         };
         if owner.host != self.hello.host && expman_storage::lock::is_owned(&self.dir) {
-            return Err(MeshError::Refused(format!("its owner is on host {}, and this version joins ranks of one host only", owner.host)));
+            return Err(MeshError::Refused(format!(
+                "its owner is on host {}, and this version joins ranks of one host only",
+                owner.host
+            )));
         }
         UnixCarrier.dial(&owner.address).await
     }
@@ -182,8 +204,11 @@ impl Joiner {
             },
             OwnerMode::Process(command) => {
                 let (dir, spec, command) = (self.dir.clone(), self.spec.clone(), command.clone());
-                let started = tokio::task::spawn_blocking(move || spawn_owner(&dir, &spec, &command));
-                started.await.map_err(|e| MeshError::OwnerStart(e.to_string()))?
+                let started =
+                    tokio::task::spawn_blocking(move || spawn_owner(&dir, &spec, &command));
+                started
+                    .await
+                    .map_err(|e| MeshError::OwnerStart(e.to_string()))?
             }
         }
     }
@@ -192,13 +217,21 @@ impl Joiner {
 /// Starts the owner process and waits for its first word.
 fn spawn_owner(dir: &RunDir, spec: &OwnerSpec, command: &[String]) -> Result<()> {
     durable::create_dir(&dir.hidden())?;
-    let Some(_turn) = turn(dir)? else { return Ok(()) };
-    if OwnerAddress::read(dir).is_some_and(|owner| std::os::unix::net::UnixStream::connect(owner.address).is_ok()) {
+    let Some(_turn) = turn(dir)? else {
+        return Ok(());
+    };
+    if OwnerAddress::read(dir)
+        .is_some_and(|owner| std::os::unix::net::UnixStream::connect(owner.address).is_ok())
+    {
         return Ok(());
     }
     let spec = serde_json::to_string(spec).map_err(|e| MeshError::OwnerStart(e.to_string()))?;
     let log_at = log_path(dir.root());
-    let log = File::options().create(true).append(true).open(&log_at).map_err(MeshError::io("open", &log_at))?;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(&log_at)
+        .map_err(MeshError::io("open", &log_at))?;
     // The shell leaves at once, so the owner is nobody's child: no rank has to wait for it, and none takes it along.
     let mut child = Command::new("/bin/sh")
         .args(["-c", "\"$@\" &", "expman-owner"])
@@ -227,11 +260,20 @@ fn spawn_owner(dir: &RunDir, spec: &OwnerSpec, command: &[String]) -> Result<()>
     if let Err(e) = child.wait() {
         tracing::debug!("the starting shell: {e}");
     }
-    match told.recv_timeout(START_WITHIN).as_deref().map(str::trim_end) {
+    match told
+        .recv_timeout(START_WITHIN)
+        .as_deref()
+        .map(str::trim_end)
+    {
         Ok(READY | TAKEN) => Ok(()),
-        Ok("") => Err(MeshError::OwnerStart(format!("it ended at once: {}", last_line(&log_at)))),
+        Ok("") => Err(MeshError::OwnerStart(format!(
+            "it ended at once: {}",
+            last_line(&log_at)
+        ))),
         Ok(why) => Err(MeshError::OwnerStart(why.to_owned())),
-        Err(_elapsed) => Err(MeshError::OwnerStart(format!("no word from it within {START_WITHIN:?}"))),
+        Err(_elapsed) => Err(MeshError::OwnerStart(format!(
+            "no word from it within {START_WITHIN:?}"
+        ))),
     }
 }
 
@@ -248,5 +290,9 @@ fn turn(dir: &RunDir) -> Result<Option<File>> {
 
 fn last_line(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing").to_owned()
+    text.lines()
+        .rev()
+        .find(|l| !l.trim().is_empty())
+        .unwrap_or("it said nothing")
+        .to_owned()
 }

@@ -30,9 +30,9 @@ pub mod link;
 pub mod naming;
 pub mod outbox;
 pub mod owner;
+mod reply;
 pub mod ring;
 pub mod run;
-mod reply;
 mod run_actor;
 pub mod runtime;
 

@@ -32,7 +32,12 @@ pub struct Place {
 ///
 /// # Errors
 /// When a name is not allowed, or a folder can't be made.
-pub fn place(base: &Path, experiment: &str, name: Option<&str>, launch_key: Option<&str>) -> Result<Place> {
+pub fn place(
+    base: &Path,
+    experiment: &str,
+    name: Option<&str>,
+    launch_key: Option<&str>,
+) -> Result<Place> {
     check_folder_name("experiment name", experiment)?;
     if let Some(name) = name {
         check_folder_name("run name", name)?;
@@ -43,11 +48,19 @@ pub fn place(base: &Path, experiment: &str, name: Option<&str>, launch_key: Opti
     if let Some(name) = name {
         let dir = RunDir::under(&base, experiment, name)?;
         let made = make(dir.root())?;
-        return Ok(Place { dir, name: name.to_owned(), made });
+        return Ok(Place {
+            dir,
+            name: name.to_owned(),
+            made,
+        });
     }
     let Some(launch_key) = launch_key else {
         let name = make_by_time(&home)?;
-        return Ok(Place { dir: RunDir::under(&base, experiment, &name)?, name, made: true });
+        return Ok(Place {
+            dir: RunDir::under(&base, experiment, &name)?,
+            name,
+            made: true,
+        });
     };
     let launches = home.join(".launches");
     fs::create_dir_all(&launches).map_err(MeshError::io("create folder", &launches))?;
@@ -56,12 +69,22 @@ pub fn place(base: &Path, experiment: &str, name: Option<&str>, launch_key: Opti
     lock(&file, &path)?;
     let known = String::from_utf8_lossy(&durable::read(&path)?).into_owned();
     if check_folder_name("run name", &known).is_ok() && home.join(&known).is_dir() {
-        return Ok(Place { dir: RunDir::under(&base, experiment, &known)?, name: known, made: false });
+        return Ok(Place {
+            dir: RunDir::under(&base, experiment, &known)?,
+            name: known,
+            made: false,
+        });
     }
     let name = make_by_time(&home)?;
     // In place: the lock belongs to this file, not to its name.
-    file.write_all_at(name.as_bytes(), 0).and_then(|()| file.sync_all()).map_err(MeshError::io("write", &path))?;
-    Ok(Place { dir: RunDir::under(&base, experiment, &name)?, name, made: true })
+    file.write_all_at(name.as_bytes(), 0)
+        .and_then(|()| file.sync_all())
+        .map_err(MeshError::io("write", &path))?;
+    Ok(Place {
+        dir: RunDir::under(&base, experiment, &name)?,
+        name,
+        made: true,
+    })
 }
 
 /// Makes a folder named by the local time, with a number behind it when two start in one second.
@@ -95,8 +118,15 @@ fn lock(file: &File, path: &Path) -> Result<()> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(()),
-            Err(fs::TryLockError::WouldBlock) if start.elapsed() < LOCK_BUDGET => std::thread::sleep(Duration::from_millis(2)),
-            Err(fs::TryLockError::WouldBlock) => return Err(expman_storage::StorageError::Locked { path: path.to_owned() }.into()),
+            Err(fs::TryLockError::WouldBlock) if start.elapsed() < LOCK_BUDGET => {
+                std::thread::sleep(Duration::from_millis(2))
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(expman_storage::StorageError::Locked {
+                    path: path.to_owned(),
+                }
+                .into());
+            }
             Err(fs::TryLockError::Error(e)) => return Err(MeshError::io("lock", path)(e)),
         }
     }

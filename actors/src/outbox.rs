@@ -82,8 +82,22 @@ impl Outbox {
     /// An outbox that keeps `memory_max` bytes in memory and `spool_max` in a file in `spool_dir`.
     #[must_use]
     pub const fn new(memory_max: usize, spool_dir: PathBuf, spool_max: u64) -> Self {
-        let spool = Spool { dir: spool_dir, file: None, end: 0, live: 0, max: spool_max };
-        Self { batches: VecDeque::new(), sent: 0, sent_bytes: 0, memory: 0, memory_max, spool, durable_seq: 0 }
+        let spool = Spool {
+            dir: spool_dir,
+            file: None,
+            end: 0,
+            live: 0,
+            max: spool_max,
+        };
+        Self {
+            batches: VecDeque::new(),
+            sent: 0,
+            sent_bytes: 0,
+            memory: 0,
+            memory_max,
+            spool,
+            durable_seq: 0,
+        }
     }
 
     /// Whether one more batch has a place; when not, the ring keeps it.
@@ -97,7 +111,11 @@ impl Outbox {
     /// A batch that does not fit in memory is spooled; when that fails it is kept in memory all the same,
     /// because it was accepted already.
     pub fn push(&mut self, taken: Taken) {
-        let Taken { bytes, first_seq, last_seq } = taken;
+        let Taken {
+            bytes,
+            first_seq,
+            last_seq,
+        } = taken;
         let len = bytes.len();
         let body = if self.memory + len <= self.memory_max {
             None
@@ -114,7 +132,11 @@ impl Outbox {
             self.memory += len;
             Body::Memory(bytes.into())
         });
-        self.batches.push_back(Batch { first_seq, last_seq, body });
+        self.batches.push_back(Batch {
+            first_seq,
+            last_seq,
+            body,
+        });
     }
 
     /// The next batch to send while fewer than `credit` bytes are unacknowledged.
@@ -122,7 +144,9 @@ impl Outbox {
     /// # Errors
     /// When it can't be read back from the spool.
     pub fn next(&mut self, credit: usize) -> Result<Option<Ready>> {
-        let Some(batch) = self.batches.get(self.sent) else { return Ok(None) };
+        let Some(batch) = self.batches.get(self.sent) else {
+            return Ok(None);
+        };
         if self.sent_bytes > 0 && self.sent_bytes + batch.len() > credit {
             return Ok(None);
         }
@@ -132,7 +156,11 @@ impl Outbox {
         };
         self.sent += 1;
         self.sent_bytes += body.len();
-        Ok(Some(Ready { first_seq: batch.first_seq, last_seq: batch.last_seq, body }))
+        Ok(Some(Ready {
+            first_seq: batch.first_seq,
+            last_seq: batch.last_seq,
+            body,
+        }))
     }
 
     /// Sequence number of the first record that is not on the wire.
@@ -144,7 +172,10 @@ impl Outbox {
     /// Forgets what is durable.
     pub fn acknowledge(&mut self, durable_seq: u64) {
         self.durable_seq = self.durable_seq.max(durable_seq);
-        while self.batches.front().is_some_and(|b| b.last_seq <= durable_seq)
+        while self
+            .batches
+            .front()
+            .is_some_and(|b| b.last_seq <= durable_seq)
             && let Some(batch) = self.batches.pop_front()
         {
             let len = batch.len();
@@ -180,7 +211,11 @@ impl Outbox {
     /// Counts for people.
     #[must_use]
     pub const fn stats(&self) -> OutboxStats {
-        OutboxStats { memory_bytes: self.memory, spooled_bytes: self.spool.live, durable_seq: self.durable_seq }
+        OutboxStats {
+            memory_bytes: self.memory,
+            spooled_bytes: self.spool.live,
+            durable_seq: self.durable_seq,
+        }
     }
 }
 
@@ -188,13 +223,18 @@ impl Spool {
     fn write(&mut self, bytes: &[u8]) -> Result<u64> {
         if self.live + bytes.len() as u64 > self.max {
             let source = std::io::Error::other("the spool is full");
-            return Err(MeshError::Io { action: "write", path: self.dir.clone(), source });
+            return Err(MeshError::Io {
+                action: "write",
+                path: self.dir.clone(),
+                source,
+            });
         }
         let file = match &mut self.file {
             Some(file) => file,
             empty => empty.insert(unlinked(&self.dir)?),
         };
-        file.write_all_at(bytes, self.end).map_err(MeshError::io("spool to", &self.dir))?;
+        file.write_all_at(bytes, self.end)
+            .map_err(MeshError::io("spool to", &self.dir))?;
         let offset = self.end;
         self.end += bytes.len() as u64;
         self.live += bytes.len() as u64;
@@ -204,8 +244,16 @@ impl Spool {
     fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
         let mut bytes = vec![0; len];
         match &self.file {
-            Some(file) => file.read_exact_at(&mut bytes, offset).map_err(MeshError::io("read the spool in", &self.dir))?,
-            None => return Err(MeshError::Io { action: "read", path: self.dir.clone(), source: std::io::ErrorKind::NotFound.into() }),
+            Some(file) => file
+                .read_exact_at(&mut bytes, offset)
+                .map_err(MeshError::io("read the spool in", &self.dir))?,
+            None => {
+                return Err(MeshError::Io {
+                    action: "read",
+                    path: self.dir.clone(),
+                    source: std::io::ErrorKind::NotFound.into(),
+                });
+            }
         }
         Ok(bytes.into())
     }
@@ -221,9 +269,18 @@ impl Spool {
 /// A file without a name: gone when its process is.
 fn unlinked(dir: &std::path::Path) -> Result<File> {
     use rustix::fs::{CWD, Mode, OFlags, openat};
-    openat(CWD, dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)
-        .map(File::from)
-        .map_err(|errno| MeshError::Io { action: "open a spool in", path: dir.to_owned(), source: errno.into() })
+    openat(
+        CWD,
+        dir,
+        OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::RUSR | Mode::WUSR,
+    )
+    .map(File::from)
+    .map_err(|errno| MeshError::Io {
+        action: "open a spool in",
+        path: dir.to_owned(),
+        source: errno.into(),
+    })
 }
 
 #[cfg(test)]
@@ -231,7 +288,11 @@ mod tests {
     use super::*;
 
     fn batch(seq: u64) -> Taken {
-        Taken { bytes: vec![u8::try_from(seq).unwrap(); 100], first_seq: seq, last_seq: seq }
+        Taken {
+            bytes: vec![u8::try_from(seq).unwrap(); 100],
+            first_seq: seq,
+            last_seq: seq,
+        }
     }
 
     #[test]

@@ -79,7 +79,9 @@ impl Owner {
             let (writer, recovery) = RunWriter::open(&lock, &dir, spec.seed)?;
             Ok::<_, MeshError>((lock, writer, recovery))
         });
-        let (lock, writer, recovery) = opened.await.map_err(|e| MeshError::Actor(e.to_string()))??;
+        let (lock, writer, recovery) = opened
+            .await
+            .map_err(|e| MeshError::Actor(e.to_string()))??;
         for problem in &recovery.problems {
             tracing::error!("recovery: {problem}");
         }
@@ -87,8 +89,14 @@ impl Owner {
         let meta = writer.meta().clone();
         let (rows, expected, ranks) = (writer.total(), writer.live(), writer.ranks());
         let (commit, commands) = mpsc::channel(commit::QUEUE);
-        let client_args = ClientArgs { epoch: meta.owner_epoch, rows, commit: commit.clone() };
-        let (client, _) = Actor::spawn(None, ClientActor, client_args).await.map_err(|e| spawn_failed(&e))?;
+        let client_args = ClientArgs {
+            epoch: meta.owner_epoch,
+            rows,
+            commit: commit.clone(),
+        };
+        let (client, _) = Actor::spawn(None, ClientActor, client_args)
+            .await
+            .map_err(|e| spawn_failed(&e))?;
         let (done_tell, done) = watch::channel(None);
         let (closing_tell, closing) = watch::channel(false);
         let args = RunArgs {
@@ -102,7 +110,9 @@ impl Owner {
             done: done_tell.clone(),
             closing: closing_tell,
         };
-        let (run, _) = Actor::spawn(None, RunActor, args).await.map_err(|e| spawn_failed(&e))?;
+        let (run, _) = Actor::spawn(None, RunActor, args)
+            .await
+            .map_err(|e| spawn_failed(&e))?;
         let report_to = run.clone();
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new()
@@ -147,7 +157,11 @@ impl Owner {
     /// # Errors
     /// With the reason why it was not closed well.
     pub async fn closed(mut self) -> Result<(), String> {
-        let done = self.done.wait_for(Option::is_some).await.map(|done| done.clone());
+        let done = self
+            .done
+            .wait_for(Option::is_some)
+            .await
+            .map(|done| done.clone());
         match done {
             Ok(done) => done.unwrap_or(Ok(())),
             Err(_gone) => Err("the run actor ended".to_owned()),
@@ -182,8 +196,10 @@ fn socket_path(dir: &RunDir, epoch: u64) -> Result<PathBuf> {
 /// # Errors
 /// With that reason.
 pub fn main() -> Result<()> {
-    let spec = std::env::var(OWNER_SPEC).map_err(|e| MeshError::OwnerStart(format!("{OWNER_SPEC}: {e}")))?;
-    let spec: OwnerSpec = serde_json::from_str(&spec).map_err(|e| MeshError::OwnerStart(format!("{OWNER_SPEC}: {e}")))?;
+    let spec = std::env::var(OWNER_SPEC)
+        .map_err(|e| MeshError::OwnerStart(format!("{OWNER_SPEC}: {e}")))?;
+    let spec: OwnerSpec = serde_json::from_str(&spec)
+        .map_err(|e| MeshError::OwnerStart(format!("{OWNER_SPEC}: {e}")))?;
     if let Err(e) = rustix::process::setsid() {
         tracing::debug!("no session of its own: {e}");
     }
@@ -194,6 +210,9 @@ pub fn main() -> Result<()> {
         .build()
         .map_err(MeshError::io("start a runtime for", &spec.run_dir))?;
     runtime.block_on(async {
+        if let Err(e) = outlast_signals() {
+            tracing::warn!("signals end this process at once: {e}");
+        }
         match Owner::start(spec).await {
             Ok(owner) => {
                 say(READY);
@@ -212,6 +231,25 @@ pub fn main() -> Result<()> {
             }
         }
     })
+}
+
+/// A scheduler that ends a job signals every process of it. The owner stays for what the ranks still have to say,
+/// and ends by itself when the last of them is gone.
+fn outlast_signals() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    for kind in [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ] {
+        let mut signals = signal(kind)?;
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                tracing::warn!("signalled; the run is closed when its last rank has left");
+            }
+        });
+    }
+    Ok(())
 }
 
 fn say(line: &str) {

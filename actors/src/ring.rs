@@ -86,7 +86,12 @@ impl Ring {
             dropped: BTreeMap::new(),
             closed: false,
         };
-        Self { inner: Mutex::new(inner), room: Condvar::new(), wake: Notify::new(), urgent }
+        Self {
+            inner: Mutex::new(inner),
+            room: Condvar::new(),
+            wake: Notify::new(),
+            urgent,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -111,7 +116,9 @@ impl Ring {
             self.wake.notify_one();
             let (waited, _) = self
                 .room
-                .wait_timeout_while(inner, patience, |inner| !inner.fits(record.len()) && !inner.closed)
+                .wait_timeout_while(inner, patience, |inner| {
+                    !inner.fits(record.len()) && !inner.closed
+                })
                 .unwrap_or_else(PoisonError::into_inner);
             inner = waited;
         }
@@ -121,7 +128,10 @@ impl Ring {
         let done = inner.push(record);
         let after = inner.len;
         drop(inner);
-        if before == 0 || (before < self.urgent && after >= self.urgent) || done == Err(Refusal::Full) {
+        if before == 0
+            || (before < self.urgent && after >= self.urgent)
+            || done == Err(Refusal::Full)
+        {
             self.wake.notify_one();
         }
         done.map(|()| seq)
@@ -165,7 +175,11 @@ impl Ring {
     /// Counts for people.
     pub fn stats(&self) -> RingStats {
         let inner = self.lock();
-        RingStats { last_seq: inner.next_seq - 1, queued_bytes: inner.len, dropped: inner.dropped.clone() }
+        RingStats {
+            last_seq: inner.next_seq - 1,
+            queued_bytes: inner.len,
+            dropped: inner.dropped.clone(),
+        }
     }
 
     /// Waits until there is something to take, or soon will be.
@@ -209,13 +223,23 @@ impl Inner {
     /// Puts what is missing into the ring as gap records, if they fit.
     fn tell_gaps(&mut self) {
         if let Some((from_seq, to_seq, count)) = self.gap {
-            let body = RecordBody::Gap { from_seq, to_seq, count, reason: RING_FULL.to_owned() };
+            let body = RecordBody::Gap {
+                from_seq,
+                to_seq,
+                count,
+                reason: RING_FULL.to_owned(),
+            };
             if self.put_own(&body) {
                 self.gap = None;
             }
         }
         while let Some((reason, count)) = self.refused.pop_first() {
-            let body = RecordBody::Gap { from_seq: 0, to_seq: 0, count, reason: reason.clone() };
+            let body = RecordBody::Gap {
+                from_seq: 0,
+                to_seq: 0,
+                count,
+                reason: reason.clone(),
+            };
             if !self.put_own(&body) {
                 self.refused.insert(reason, count);
                 return;
@@ -225,7 +249,12 @@ impl Inner {
 
     fn put_own(&mut self, body: &RecordBody) -> bool {
         let mut bytes = Vec::new();
-        Record { seq: self.next_seq, timestamp_us: now_us(), body: body.clone() }.encode(&mut bytes);
+        Record {
+            seq: self.next_seq,
+            timestamp_us: now_us(),
+            body: body.clone(),
+        }
+        .encode(&mut bytes);
         let fits = self.fits(bytes.len());
         if fits {
             self.next_seq += 1;
@@ -268,7 +297,11 @@ impl Inner {
         bytes.truncate(end);
         self.head = (self.head + end) % self.bytes.len();
         self.len -= end;
-        Some(Taken { bytes, first_seq, last_seq })
+        Some(Taken {
+            bytes,
+            first_seq,
+            last_seq,
+        })
     }
 }
 
@@ -291,7 +324,10 @@ mod tests {
     use super::*;
 
     fn record(n: usize) -> Vec<u8> {
-        encode(&RecordBody::Scalar(Point::new("k", Value::Text("x".repeat(n)))))
+        encode(&RecordBody::Scalar(Point::new(
+            "k",
+            Value::Text("x".repeat(n)),
+        )))
     }
 
     fn decode(taken: &Taken) -> Vec<Record> {
@@ -357,7 +393,10 @@ mod tests {
                     std::thread::yield_now();
                 }
             });
-            assert!(ring.push(&mut record(300), Some(Duration::from_secs(10))).is_ok());
+            assert!(
+                ring.push(&mut record(300), Some(Duration::from_secs(10)))
+                    .is_ok()
+            );
         });
     }
 
@@ -366,7 +405,9 @@ mod tests {
         let ring = Ring::new(4096, 512);
         ring.refuse("bad value", 3);
         let records = decode(&ring.take(4096).unwrap());
-        assert!(matches!(&records[0].body, RecordBody::Gap { count: 3, reason, .. } if reason == "bad value"));
+        assert!(
+            matches!(&records[0].body, RecordBody::Gap { count: 3, reason, .. } if reason == "bad value")
+        );
         assert!(ring.take(4096).is_none());
     }
 }

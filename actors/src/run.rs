@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use expman_model::limits::{
-    BATCH_AGE, BATCH_BYTES, CLOSE_TIMEOUT, FLUSH_TIMEOUT, JOIN_TIMEOUT, KEY_BYTES_MAX, OUTBOX_BYTES, POINTS_PER_CALL_MAX, RECORD_BYTES_MAX, RING_BYTES, SPOOL_BYTES,
+    BATCH_AGE, BATCH_BYTES, CLOSE_TIMEOUT, FLUSH_TIMEOUT, JOIN_TIMEOUT, KEY_BYTES_MAX,
+    OUTBOX_BYTES, POINTS_PER_CALL_MAX, RECORD_BYTES_MAX, RING_BYTES, SPOOL_BYTES,
 };
 use expman_model::{
-    FlushReport, FlushScope, Incarnation, Level, Param, Point, RankOutcome, RankOutcomeState, RecordBody, RunId, RunMeta, RunStatus, Value, Version,
+    FlushReport, FlushScope, Incarnation, Level, Param, Point, RankOutcome, RankOutcomeState,
+    RecordBody, RunId, RunMeta, RunStatus, Value, Version,
 };
 use expman_storage::RunDir;
 use ractor::{Actor, ActorRef};
@@ -81,7 +83,11 @@ impl RunConfig {
             launch_key: None,
             resume: false,
             owner: OwnerMode::InProcess,
-            origin: RunMeta { language: Some("rust".to_owned()), command: std::env::args().collect(), ..RunMeta::default() },
+            origin: RunMeta {
+                language: Some("rust".to_owned()),
+                command: std::env::args().collect(),
+                ..RunMeta::default()
+            },
             on_full: OnFull::Drop,
             capture: false,
             batch_age: BATCH_AGE,
@@ -121,7 +127,12 @@ pub struct FlushOptions {
 
 impl Default for FlushOptions {
     fn default() -> Self {
-        Self { scope: FlushScope::Run, timeout: FLUSH_TIMEOUT, publish: false, tag: None }
+        Self {
+            scope: FlushScope::Run,
+            timeout: FLUSH_TIMEOUT,
+            publish: false,
+            tag: None,
+        }
     }
 }
 
@@ -162,8 +173,16 @@ impl Run {
     /// # Errors
     /// When a name is not allowed, the folder can't be written, the run belongs to another launch, or nobody answers in time.
     pub fn open(config: RunConfig) -> Result<Self> {
-        let place = naming::place(&config.base_dir, &config.experiment, config.run_name.as_deref(), config.launch_key.as_deref())?;
-        let launch_key = config.launch_key.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        let place = naming::place(
+            &config.base_dir,
+            &config.experiment,
+            config.run_name.as_deref(),
+            config.launch_key.as_deref(),
+        )?;
+        let launch_key = config
+            .launch_key
+            .clone()
+            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         Self::join(config, place.dir, place.name, launch_key)
     }
 
@@ -172,15 +191,28 @@ impl Run {
     /// # Errors
     /// As [`Run::open`].
     pub fn open_handle(config: RunConfig, handle: &RunHandle) -> Result<Self> {
-        let name = handle.run_dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Self::join(config, RunDir::at(&handle.run_dir), name, handle.launch_key.clone())
+        let name = handle
+            .run_dir
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        Self::join(
+            config,
+            RunDir::at(&handle.run_dir),
+            name,
+            handle.launch_key.clone(),
+        )
     }
 
     fn join(config: RunConfig, dir: RunDir, name: String, launch_key: String) -> Result<Self> {
         let runtime = runtime::current()?;
         let ring = Arc::new(Ring::new(RING_BYTES, BATCH_BYTES));
         let host = host::name();
-        let mut seed = RunMeta { name: name.clone(), experiment: config.experiment, ..config.origin };
+        let mut seed = RunMeta {
+            name: name.clone(),
+            experiment: config.experiment,
+            ..config.origin
+        };
         seed.launch_key = Some(launch_key.clone());
         seed.world_size = config.world_size;
         seed.host.get_or_insert_with(|| host.clone());
@@ -194,19 +226,44 @@ impl Run {
             host,
             pid: std::process::id(),
         };
-        let capture = if config.capture { Some(Arc::new(Capture::start(Arc::clone(&ring))?)) } else { None };
+        let capture = if config.capture {
+            Some(Arc::new(Capture::start(Arc::clone(&ring))?))
+        } else {
+            None
+        };
         let (stats_tell, stats) = watch::channel(ForwardStats::default());
         let outbox = Outbox::new(OUTBOX_BYTES, dir.hidden(), SPOOL_BYTES);
-        let args = ForwardArgs { ring: Arc::clone(&ring), outbox, capture: capture.clone(), stats: stats_tell };
-        let joiner = Joiner { spec: OwnerSpec { run_dir: dir.root().to_owned(), seed }, dir: dir.clone(), owner: config.owner, hello };
+        let args = ForwardArgs {
+            ring: Arc::clone(&ring),
+            outbox,
+            capture: capture.clone(),
+            stats: stats_tell,
+        };
+        let joiner = Joiner {
+            spec: OwnerSpec {
+                run_dir: dir.root().to_owned(),
+                seed,
+            },
+            dir: dir.clone(),
+            owner: config.owner,
+            hello,
+        };
         let (forward, welcome) = runtime.block_on(async {
-            let (forward, _) = Actor::spawn(None, ForwardActor, args).await.map_err(|e| MeshError::Actor(e.to_string()))?;
-            tokio::spawn(watch_ring(Arc::clone(&ring), forward.clone(), config.batch_age));
+            let (forward, _) = Actor::spawn(None, ForwardActor, args)
+                .await
+                .map_err(|e| MeshError::Actor(e.to_string()))?;
+            tokio::spawn(watch_ring(
+                Arc::clone(&ring),
+                forward.clone(),
+                config.batch_age,
+            ));
             let (first, joined) = oneshot::channel();
             tokio::spawn(keep_link(joiner, forward.clone(), config.timeout, first));
             let welcome = joined.await.unwrap_or_else(|_gone| Err(MeshError::Closed));
             if welcome.is_err() {
-                forward.drain().map_err(|e| MeshError::Actor(e.to_string()))?;
+                forward
+                    .drain()
+                    .map_err(|e| MeshError::Actor(e.to_string()))?;
             }
             Ok::<_, MeshError>((forward, welcome?))
         })?;
@@ -280,7 +337,10 @@ impl Run {
     /// What lets a child process join.
     #[must_use]
     pub fn handle(&self) -> RunHandle {
-        RunHandle { run_dir: self.dir.root().to_owned(), launch_key: self.launch_key.clone() }
+        RunHandle {
+            run_dir: self.dir.root().to_owned(),
+            launch_key: self.launch_key.clone(),
+        }
     }
 
     /// Takes in one encoded record; this is what every `log_*` ends in.
@@ -320,13 +380,21 @@ impl Run {
     ///
     /// # Errors
     /// When the record was refused; it is counted already, so the result may be ignored.
-    pub fn log_metrics<K: Into<String>, V: Into<Value>>(&self, metrics: impl IntoIterator<Item = (K, V)>, step: Option<i64>) -> Result<u64, Refusal> {
-        let mut points: Vec<Point> = metrics.into_iter().map(|(k, v)| Point::new(k, v.into())).collect();
+    pub fn log_metrics<K: Into<String>, V: Into<Value>>(
+        &self,
+        metrics: impl IntoIterator<Item = (K, V)>,
+        step: Option<i64>,
+    ) -> Result<u64, Refusal> {
+        let mut points: Vec<Point> = metrics
+            .into_iter()
+            .map(|(k, v)| Point::new(k, v.into()))
+            .collect();
         let given = points.len();
         points.retain(|p| !p.key.is_empty() && p.key.len() <= KEY_BYTES_MAX);
         points.truncate(POINTS_PER_CALL_MAX);
         if points.len() < given {
-            self.ring.refuse("bad metric name", (given - points.len()) as u64);
+            self.ring
+                .refuse("bad metric name", (given - points.len()) as u64);
         }
         self.log(&RecordBody::Metrics { step, points })
     }
@@ -335,7 +403,11 @@ impl Run {
     ///
     /// # Errors
     /// As [`Run::log_metrics`].
-    pub fn log_scalar(&self, key: impl Into<String>, value: impl Into<Value>) -> Result<u64, Refusal> {
+    pub fn log_scalar(
+        &self,
+        key: impl Into<String>,
+        value: impl Into<Value>,
+    ) -> Result<u64, Refusal> {
         self.log(&RecordBody::Scalar(Point::new(key, value.into())))
     }
 
@@ -352,15 +424,27 @@ impl Run {
     /// # Errors
     /// As [`Run::log_metrics`].
     pub fn log_message(&self, level: Level, text: impl Into<String>) -> Result<u64, Refusal> {
-        self.log(&RecordBody::Message { level, logger: String::new(), text: text.into() })
+        self.log(&RecordBody::Message {
+            level,
+            logger: String::new(),
+            text: text.into(),
+        })
     }
 
     /// Says why this rank fails; [`Run::close`] should follow with [`RunStatus::Failed`].
     ///
     /// # Errors
     /// As [`Run::log_metrics`].
-    pub fn log_failure(&self, message: impl Into<String>, traceback: impl Into<String>) -> Result<u64, Refusal> {
-        self.log(&RecordBody::Outcome { status: RunStatus::Failed, message: message.into(), traceback: traceback.into() })
+    pub fn log_failure(
+        &self,
+        message: impl Into<String>,
+        traceback: impl Into<String>,
+    ) -> Result<u64, Refusal> {
+        self.log(&RecordBody::Outcome {
+            status: RunStatus::Failed,
+            message: message.into(),
+            traceback: traceback.into(),
+        })
     }
 
     /// Copies a file into the run's `artifacts/` and records it; the caller waits for the copy.
@@ -369,7 +453,11 @@ impl Run {
     /// When the name would leave the folder or is taken by other content, or the file can't be read or written.
     pub fn save_artifact(&self, source: &Path, name: &str) -> Result<()> {
         for saved in expman_storage::artifact::save(&self.dir, source, name)? {
-            let body = RecordBody::Artifact { name: saved.name, size: saved.size, hash: saved.hash };
+            let body = RecordBody::Artifact {
+                name: saved.name,
+                size: saved.size,
+                hash: saved.hash,
+            };
             self.log(&body).map_err(|_refused| MeshError::Closed)?;
         }
         Ok(())
@@ -383,9 +471,17 @@ impl Run {
         let (reply, answer) = oneshot::channel();
         let timeout_ms = u64::try_from(options.timeout.as_millis()).unwrap_or(u64::MAX);
         let id = self.next_flush.fetch_add(1, Ordering::Relaxed);
-        let request = FlushRequest { id, scope: options.scope, publish: options.publish, tag: options.tag, timeout_ms };
+        let request = FlushRequest {
+            id,
+            scope: options.scope,
+            publish: options.publish,
+            tag: options.tag,
+            timeout_ms,
+        };
         let start = std::time::Instant::now();
-        self.forward.cast(ForwardMsg::Flush { request, reply }).map_err(|_gone| MeshError::Closed)?;
+        self.forward
+            .cast(ForwardMsg::Flush { request, reply })
+            .map_err(|_gone| MeshError::Closed)?;
         // The owner ends the flush at the deadline; only when it is not there does this side have to.
         let patience = options.timeout + Duration::from_millis(250);
         match tokio::time::timeout(patience, answer).await {
@@ -398,8 +494,22 @@ impl Run {
     /// The report of a flush that no owner answered: this rank's own view.
     fn unanswered(&self, elapsed: Duration) -> FlushReport {
         let seq = self.stats.borrow().outbox.durable_seq;
-        let own = RankOutcome { state: RankOutcomeState::Timeout, seq, last_step: None, last_seen_us: expman_model::time::now_us() };
-        FlushReport { version: Version { epoch: 0, number: 0 }, complete: false, ranks: [(self.rank, own)].into(), rows: 0, elapsed_secs: elapsed.as_secs_f64() }
+        let own = RankOutcome {
+            state: RankOutcomeState::Timeout,
+            seq,
+            last_step: None,
+            last_seen_us: expman_model::time::now_us(),
+        };
+        FlushReport {
+            version: Version {
+                epoch: 0,
+                number: 0,
+            },
+            complete: false,
+            ranks: [(self.rank, own)].into(),
+            rows: 0,
+            elapsed_secs: elapsed.as_secs_f64(),
+        }
     }
 
     /// [`Run::flush`] for callers without a runtime.
@@ -413,7 +523,10 @@ impl Run {
     /// Counts of this process.
     #[must_use]
     pub fn stats(&self) -> RunStats {
-        RunStats { ring: self.ring.stats(), forward: self.stats.borrow().clone() }
+        RunStats {
+            ring: self.ring.stats(),
+            forward: self.stats.borrow().clone(),
+        }
     }
 
     /// Ends this rank: everything it logged is made durable; the last rank also waits until the run's files are closed.
@@ -424,21 +537,30 @@ impl Run {
     /// When the deadline came first; says what is not delivered.
     pub async fn close(&self, status: RunStatus, timeout: Duration) -> Result<bool> {
         if self.closed.swap(true, Ordering::AcqRel) {
-            return Ok(self.close_result.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(false));
+            return Ok(self
+                .close_result
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .unwrap_or(false));
         }
         if let Some(capture) = &self.capture {
             capture.stop();
         }
         self.ring.close();
         let (reply, answer) = oneshot::channel();
-        self.forward.cast(ForwardMsg::Close { status, reply }).map_err(|_gone| MeshError::Closed)?;
+        self.forward
+            .cast(ForwardMsg::Close { status, reply })
+            .map_err(|_gone| MeshError::Closed)?;
         let answered = tokio::time::timeout(timeout, answer).await;
         let stats = self.stats();
         if let Err(e) = self.forward.drain() {
             tracing::debug!("the forward actor is gone: {e}");
         }
         if let Ok(Ok(sealed)) = answered {
-            *self.close_result.lock().unwrap_or_else(PoisonError::into_inner) = Some(sealed);
+            *self
+                .close_result
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(sealed);
             return Ok(sealed);
         }
         let left = format!(
@@ -448,9 +570,17 @@ impl Run {
             self.rank,
             stats.forward.outbox.memory_bytes + stats.ring.queued_bytes,
             stats.forward.outbox.spooled_bytes,
-            if stats.forward.connected { "connected" } else { "not connected" },
+            if stats.forward.connected {
+                "connected"
+            } else {
+                "not connected"
+            },
         );
-        Err(MeshError::CloseTimeout { what: "closing the run", waited: timeout, left })
+        Err(MeshError::CloseTimeout {
+            what: "closing the run",
+            waited: timeout,
+            left,
+        })
     }
 
     /// [`Run::close`] for callers without a runtime.

@@ -10,7 +10,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use expman_model::limits::{CREDIT_BYTES_MAX, CREDIT_BYTES_MIN, HEARTBEAT, LEASE, OWNER_BUDGET_BYTES};
+use expman_model::limits::{
+    CREDIT_BYTES_MAX, CREDIT_BYTES_MIN, HEARTBEAT, LEASE, OWNER_BUDGET_BYTES,
+};
 use expman_model::time::now_us;
 use expman_model::{RankOutcomeState, RankState, RunId, RunMeta, RunStatus, WriterId};
 use expman_storage::run_writer::Progress;
@@ -33,7 +35,11 @@ pub(crate) type LinkId = u64;
 #[derive(Debug)]
 pub(crate) enum RunMsg {
     /// A process introduces itself on a link.
-    Hello { link: LinkId, hello: Hello, to: FrameSender },
+    Hello {
+        link: LinkId,
+        hello: Hello,
+        to: FrameSender,
+    },
     /// Whole records.
     Batch { link: LinkId, records: Bytes },
     /// Everything in front of a barrier's marker was sent.
@@ -104,7 +110,11 @@ impl Actor for RunActor {
     type State = RunActorState;
     type Arguments = RunArgs;
 
-    async fn pre_start(&self, myself: ActorRef<RunMsg>, mut args: RunArgs) -> Result<RunActorState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<RunMsg>,
+        mut args: RunArgs,
+    ) -> Result<RunActorState, ActorProcessingErr> {
         let expected = std::mem::take(&mut args.expected);
         let mut state = RunActorState {
             args,
@@ -123,7 +133,12 @@ impl Actor for RunActor {
         Ok(state)
     }
 
-    async fn handle(&self, myself: ActorRef<RunMsg>, msg: RunMsg, state: &mut RunActorState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<RunMsg>,
+        msg: RunMsg,
+        state: &mut RunActorState,
+    ) -> Result<(), ActorProcessingErr> {
         match msg {
             RunMsg::Hello { link, hello, to } => state.hello(link, hello, to).await,
             RunMsg::Batch { link, records } => state.batch(link, records).await,
@@ -146,7 +161,16 @@ impl Actor for RunActor {
 impl RunActorState {
     fn insert(&mut self, writer: WriterId, index: u32, standing: Standing) {
         self.by_index.insert(index, writer);
-        self.members.insert(writer, Member { index, link: 0, to: None, standing, leaving: false });
+        self.members.insert(
+            writer,
+            Member {
+                index,
+                link: 0,
+                to: None,
+                standing,
+                leaving: false,
+            },
+        );
     }
 
     async fn tell(&self, command: Command) {
@@ -164,7 +188,10 @@ impl RunActorState {
     /// Why a process may not join, if so.
     fn objection(&self, hello: &Hello) -> Option<String> {
         if hello.protocol != PROTOCOL {
-            return Some(format!("it speaks protocol {}, the run's owner speaks {PROTOCOL}: use one version of expman-mesh in all ranks", hello.protocol));
+            return Some(format!(
+                "it speaks protocol {}, the run's owner speaks {PROTOCOL}: use one version of expman-mesh in all ranks",
+                hello.protocol
+            ));
         }
         if self.finishing {
             return Some(FINISHING.to_owned());
@@ -181,11 +208,24 @@ impl RunActorState {
             send(&to, Frame::Refused(why));
             return;
         }
-        let rank = hello.rank.unwrap_or_else(|| self.args.ranks.last().map_or(0, |r| r + 1));
-        let writer = WriterId { rank, incarnation: hello.incarnation };
+        let rank = hello
+            .rank
+            .unwrap_or_else(|| self.args.ranks.last().map_or(0, |r| r + 1));
+        let writer = WriterId {
+            rank,
+            incarnation: hello.incarnation,
+        };
         let (reply, registered) = oneshot::channel();
-        self.tell(Command::Register { id: writer, host: hello.host, pid: hello.pid, reply }).await;
-        let Ok(registered) = registered.await else { return };
+        self.tell(Command::Register {
+            id: writer,
+            host: hello.host,
+            pid: hello.pid,
+            reply,
+        })
+        .await;
+        let Ok(registered) = registered.await else {
+            return;
+        };
         if hello.world_size > self.args.meta.world_size
             && let Some(n) = hello.world_size
         {
@@ -202,8 +242,17 @@ impl RunActorState {
         if let Some(member) = self.members.get_mut(&writer) {
             (member.link, member.to) = (link, Some(to.clone()));
         }
-        self.client(ClientMsg::Joined { writer, standing, link: to.clone() });
-        let ranks = self.args.meta.world_size.unwrap_or(1).max(u32::try_from(self.members.len()).unwrap_or(u32::MAX));
+        self.client(ClientMsg::Joined {
+            writer,
+            standing,
+            link: to.clone(),
+        });
+        let ranks = self
+            .args
+            .meta
+            .world_size
+            .unwrap_or(1)
+            .max(u32::try_from(self.members.len()).unwrap_or(u32::MAX));
         let welcome = Welcome {
             run_id: self.args.run_id,
             rank,
@@ -233,23 +282,43 @@ impl RunActorState {
     async fn marker(&mut self, link: LinkId, marker: Marker) {
         if let Some((writer, member)) = self.member(link) {
             let index = member.index;
-            self.tell(Command::Sync(SyncToken { writer, index, version: marker.version })).await;
+            self.tell(Command::Sync(SyncToken {
+                writer,
+                index,
+                version: marker.version,
+            }))
+            .await;
         }
     }
 
     fn flush(&mut self, link: LinkId, request: FlushRequest) {
-        let asking = self.member(link).and_then(|(writer, member)| Some((writer, member.to.clone()?)));
+        let asking = self
+            .member(link)
+            .and_then(|(writer, member)| Some((writer, member.to.clone()?)));
         if let Some((writer, link)) = asking {
-            self.client(ClientMsg::Request { writer, link, request });
+            self.client(ClientMsg::Request {
+                writer,
+                link,
+                request,
+            });
         }
     }
 
     async fn bye(&mut self, myself: &ActorRef<RunMsg>, link: LinkId, status: RunStatus) {
-        let Some((writer, member)) = self.member(link) else { return };
+        let Some((writer, member)) = self.member(link) else {
+            return;
+        };
         member.leaving = true;
         let index = member.index;
         let (done, left) = oneshot::channel();
-        self.tell(Command::Leave { writer: index, state: RankState::Left, status, reason: String::new(), done: Some(done) }).await;
+        self.tell(Command::Leave {
+            writer: index,
+            state: RankState::Left,
+            status,
+            reason: String::new(),
+            done: Some(done),
+        })
+        .await;
         let myself = myself.clone();
         tokio::spawn(async move {
             if left.await.is_ok() {
@@ -259,8 +328,14 @@ impl RunActorState {
     }
 
     async fn left(&mut self, myself: &ActorRef<RunMsg>, writer: WriterId) {
-        let Some(member) = self.remove(writer) else { return };
-        self.client(ClientMsg::Left { writer, state: RankOutcomeState::Durable, standing: member.standing });
+        let Some(member) = self.remove(writer) else {
+            return;
+        };
+        self.client(ClientMsg::Left {
+            writer,
+            state: RankOutcomeState::Durable,
+            standing: member.standing,
+        });
         let Some(to) = member.to else { return };
         self.farewells.push(to);
         self.finish_if_empty(myself, false).await;
@@ -296,17 +371,34 @@ impl RunActorState {
     }
 
     async fn lease_over(&mut self, myself: &ActorRef<RunMsg>, writer: WriterId, link: LinkId) {
-        if self.members.get(&writer).is_some_and(|m| m.link == link && m.to.is_none()) {
-            self.lose(myself, writer, "no word from it within its lease").await;
+        if self
+            .members
+            .get(&writer)
+            .is_some_and(|m| m.link == link && m.to.is_none())
+        {
+            self.lose(myself, writer, "no word from it within its lease")
+                .await;
         }
     }
 
     async fn lose(&mut self, myself: &ActorRef<RunMsg>, writer: WriterId, reason: &str) {
-        let Some(member) = self.remove(writer) else { return };
+        let Some(member) = self.remove(writer) else {
+            return;
+        };
         tracing::warn!("{writer} is lost: {reason}");
-        let leave = Command::Leave { writer: member.index, state: RankState::Lost, status: RunStatus::Crashed, reason: reason.to_owned(), done: None };
+        let leave = Command::Leave {
+            writer: member.index,
+            state: RankState::Lost,
+            status: RunStatus::Crashed,
+            reason: reason.to_owned(),
+            done: None,
+        };
         self.tell(leave).await;
-        self.client(ClientMsg::Left { writer, state: RankOutcomeState::Dead, standing: member.standing });
+        self.client(ClientMsg::Left {
+            writer,
+            state: RankOutcomeState::Dead,
+            standing: member.standing,
+        });
         self.finish_if_empty(myself, false).await;
     }
 
@@ -315,7 +407,11 @@ impl RunActorState {
         if self.finishing || !self.members.is_empty() {
             return;
         }
-        let all_came = self.args.meta.world_size.is_none_or(|n| (0..n).all(|rank| self.args.ranks.contains(&rank)));
+        let all_came = self
+            .args
+            .meta
+            .world_size
+            .is_none_or(|n| (0..n).all(|rank| self.args.ranks.contains(&rank)));
         if !all_came && !anyway {
             after(myself, LINGER, RunMsg::LingerOver);
             return;
@@ -326,7 +422,9 @@ impl RunActorState {
         self.tell(Command::Finish(reply)).await;
         let myself = myself.clone();
         tokio::spawn(async move {
-            let done = finished.await.unwrap_or_else(|_gone| Err("the commit thread ended".to_owned()));
+            let done = finished
+                .await
+                .unwrap_or_else(|_gone| Err("the commit thread ended".to_owned()));
             cast(&myself, RunMsg::Finished(done));
         });
     }
@@ -350,7 +448,11 @@ impl RunActorState {
     fn committed(&mut self, committed: Committed) {
         self.args.rows = committed.rows;
         for (index, progress) in committed.writers {
-            if let Some(member) = self.by_index.get(&index).and_then(|w| self.members.get_mut(w)) {
+            if let Some(member) = self
+                .by_index
+                .get(&index)
+                .and_then(|w| self.members.get_mut(w))
+            {
                 member.standing = standing(progress, member.standing.last_seen_us);
                 if let Some(to) = &member.to {
                     send(to, Frame::Ack(progress.durable_seq));
@@ -358,7 +460,10 @@ impl RunActorState {
             }
         }
         for (token, progress) in committed.tokens {
-            let seen = self.members.get(&token.writer).map_or_else(now_us, |m| m.standing.last_seen_us);
+            let seen = self
+                .members
+                .get(&token.writer)
+                .map_or_else(now_us, |m| m.standing.last_seen_us);
             let msg = ClientMsg::Durable {
                 version: token.version,
                 writer: token.writer,
@@ -370,7 +475,12 @@ impl RunActorState {
         }
         for (index, why) in committed.rejected {
             tracing::error!("batch refused: {why}");
-            if let Some(to) = self.by_index.get(&index).and_then(|w| self.members.get(w)).and_then(|m| m.to.as_ref()) {
+            if let Some(to) = self
+                .by_index
+                .get(&index)
+                .and_then(|w| self.members.get(w))
+                .and_then(|m| m.to.as_ref())
+            {
                 send(to, Frame::Refused(why));
             }
         }
@@ -378,9 +488,15 @@ impl RunActorState {
 
     async fn tick(&mut self) {
         for (writer, member) in &self.members {
-            self.client(ClientMsg::Stand { writer: *writer, standing: member.standing });
+            self.client(ClientMsg::Stand {
+                writer: *writer,
+                standing: member.standing,
+            });
             if member.to.is_some() {
-                let seen = Command::Seen { writer: member.index, at_us: member.standing.last_seen_us };
+                let seen = Command::Seen {
+                    writer: member.index,
+                    at_us: member.standing.last_seen_us,
+                };
                 self.tell(seen).await;
             }
         }
@@ -393,7 +509,11 @@ pub(crate) const FINISHING: &str = "the run is being closed";
 pub(crate) const FOREIGN: &str = "the run belongs to another launch";
 
 const fn standing(progress: Progress, last_seen_us: i64) -> Standing {
-    Standing { durable_seq: progress.durable_seq, last_step: progress.last_step, last_seen_us }
+    Standing {
+        durable_seq: progress.durable_seq,
+        last_step: progress.last_step,
+        last_seen_us,
+    }
 }
 
 fn send(to: &FrameSender, frame: Frame) {

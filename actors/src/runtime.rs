@@ -42,7 +42,10 @@ pub fn current() -> Result<&'static Runtime> {
     }
 }
 
-#[expect(unsafe_code, reason = "the pointer is null or came from Box::into_raw and is never freed")]
+#[expect(
+    unsafe_code,
+    reason = "the pointer is null or came from Box::into_raw and is never freed"
+)]
 const fn get(tagged: *mut Tagged) -> Option<&'static Tagged> {
     unsafe { tagged.as_ref() }
 }

@@ -12,7 +12,10 @@ pub(crate) fn cli_main(py: Python<'_>, args: Vec<std::ffi::OsString>) -> i32 {
 #[pyfunction]
 pub(crate) fn owner_main(py: Python<'_>) -> i32 {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("EXPMAN_LOG").unwrap_or_else(|_unset| "warn".into()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("EXPMAN_LOG")
+                .unwrap_or_else(|_unset| "warn".into()),
+        )
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();

@@ -26,15 +26,26 @@ pub(crate) struct CoreFlush {
 impl CoreFlush {
     /// Blocks until the outcome is there, or for `timeout` seconds; None when it is not.
     #[pyo3(signature = (timeout=None))]
-    fn wait<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyDict>>> {
+    fn wait<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<f64>,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
         let runtime = expman_actors::runtime::current().map_err(|e| crate::errors::to_py(&e))?;
-        let limit = timeout.map(|secs| Duration::try_from_secs_f64(secs.max(0.0)).unwrap_or(Duration::MAX));
+        let limit =
+            timeout.map(|secs| Duration::try_from_secs_f64(secs.max(0.0)).unwrap_or(Duration::MAX));
         let start = std::time::Instant::now();
         loop {
-            let left = limit.map_or(LOOK, |limit| limit.saturating_sub(start.elapsed()).min(LOOK));
+            let left = limit.map_or(LOOK, |limit| {
+                limit.saturating_sub(start.elapsed()).min(LOOK)
+            });
             let mut outcome = self.outcome.clone();
             let done = py.detach(|| {
-                runtime.block_on(async { tokio::time::timeout(left, outcome.wait_for(Option::is_some)).await.map(|o| o.map(|o| o.clone())) })
+                runtime.block_on(async {
+                    tokio::time::timeout(left, outcome.wait_for(Option::is_some))
+                        .await
+                        .map(|o| o.map(|o| o.clone()))
+                })
             });
             match done {
                 Ok(Ok(outcome)) => return report(py, outcome).map(Some),
@@ -81,7 +92,10 @@ fn report(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyDict>> {
         one.set_item("state", state)?;
         one.set_item("seq", outcome.seq)?;
         one.set_item("last_step", outcome.last_step)?;
-        #[expect(clippy::cast_precision_loss, reason = "wall clock in seconds, as time.time() has it")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "wall clock in seconds, as time.time() has it"
+        )]
         one.set_item("last_seen", outcome.last_seen_us as f64 / 1e6)?;
         ranks.set_item(rank, one)?;
     }

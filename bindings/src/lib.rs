@@ -1,6 +1,5 @@
 //! `monarch_like._core`: the border between Python and the mesh. It converts, and nothing else.
 
-
 use pyo3::prelude::*;
 
 mod entry;
@@ -17,7 +16,10 @@ mod _core {
     #[pymodule_export]
     use crate::entry::{cli_main, owner_main};
     #[pymodule_export]
-    use crate::errors::{ArtifactError, ConfigError, ExpmanError, FlushError, JoinError, RunExistsError, StorageError};
+    use crate::errors::{
+        ArtifactError, ConfigError, ExpmanError, FlushError, JoinError, RunExistsError,
+        StorageError,
+    };
     #[pymodule_export]
     use crate::flush::CoreFlush;
     #[pymodule_export]

@@ -33,7 +33,11 @@ pub(crate) struct Refused {
 }
 
 /// Encodes a call and hands the record to `push`; returns what was left out.
-pub(crate) fn with_record(metrics: &Bound<'_, PyDict>, step: Option<i64>, push: impl FnOnce(&mut [u8])) -> Vec<Refused> {
+pub(crate) fn with_record(
+    metrics: &Bound<'_, PyDict>,
+    step: Option<i64>,
+    push: impl FnOnce(&mut [u8]),
+) -> Vec<Refused> {
     let mut buffer = BUFFER.take();
     let mut names = NAMES.take();
     names.resize_with(REMEMBERED, || None);
@@ -51,7 +55,10 @@ pub(crate) fn with_record(metrics: &Bound<'_, PyDict>, step: Option<i64>, push: 
                 done => {
                     out.truncate(start);
                     let reason = done.err().unwrap_or("too many metrics in one call");
-                    refused.push(Refused { name: shown(&key), reason });
+                    refused.push(Refused {
+                        name: shown(&key),
+                        reason,
+                    });
                 }
             }
         }
@@ -75,7 +82,11 @@ fn put(out: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> Result<(), &'static str> 
     Ok(())
 }
 
-fn put_key(out: &mut Vec<u8>, names: &mut [Option<Remembered>], key: &Bound<'_, PyAny>) -> Result<(), &'static str> {
+fn put_key(
+    out: &mut Vec<u8>,
+    names: &mut [Option<Remembered>],
+    key: &Bound<'_, PyAny>,
+) -> Result<(), &'static str> {
     let address = key.as_ptr() as usize;
     let slot = &mut names[(address >> 4) % REMEMBERED];
     if let Some(known) = slot
@@ -84,7 +95,9 @@ fn put_key(out: &mut Vec<u8>, names: &mut [Option<Remembered>], key: &Bound<'_, 
         put_bytes(out, &known.bytes);
         return Ok(());
     }
-    let Ok(name) = key.cast::<PyString>() else { return Err("metric name is not text") };
+    let Ok(name) = key.cast::<PyString>() else {
+        return Err("metric name is not text");
+    };
     let text = name.to_string_lossy();
     if text.is_empty() {
         return Err("empty metric name");
@@ -93,12 +106,18 @@ fn put_key(out: &mut Vec<u8>, names: &mut [Option<Remembered>], key: &Bound<'_, 
         return Err("metric name too long");
     }
     put_bytes(out, text.as_bytes());
-    *slot = Some(Remembered { object: name.clone().unbind(), bytes: text.as_bytes().into() });
+    *slot = Some(Remembered {
+        object: name.clone().unbind(),
+        bytes: text.as_bytes().into(),
+    });
     Ok(())
 }
 
 /// How a name is told in a warning.
 fn shown(key: &Bound<'_, PyAny>) -> String {
-    let text = key.repr().map_or_else(|_raised| BAD_VALUE.to_owned(), |r| r.to_string_lossy().into_owned());
+    let text = key.repr().map_or_else(
+        |_raised| BAD_VALUE.to_owned(),
+        |r| r.to_string_lossy().into_owned(),
+    );
     text.chars().take(80).collect()
 }

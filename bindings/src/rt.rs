@@ -19,7 +19,9 @@ pub(crate) struct Failed(Option<tokio::task::JoinError>);
 
 impl JoinError for Failed {
     fn is_panic(&self) -> bool {
-        self.0.as_ref().is_some_and(tokio::task::JoinError::is_panic)
+        self.0
+            .as_ref()
+            .is_some_and(tokio::task::JoinError::is_panic)
     }
 
     fn into_panic(self) -> Box<dyn std::any::Any + Send + 'static> {
@@ -49,11 +51,19 @@ impl Runtime for MeshRuntime {
     type JoinHandle = Spawned;
 
     fn spawn<F: Future<Output = ()> + Send + 'static>(fut: F) -> Spawned {
-        Spawned(expman_actors::runtime::current().ok().map(|rt| rt.spawn(fut)))
+        Spawned(
+            expman_actors::runtime::current()
+                .ok()
+                .map(|rt| rt.spawn(fut)),
+        )
     }
 
     fn spawn_blocking<F: FnOnce() + Send + 'static>(f: F) -> Spawned {
-        Spawned(expman_actors::runtime::current().ok().map(|rt| rt.spawn_blocking(f)))
+        Spawned(
+            expman_actors::runtime::current()
+                .ok()
+                .map(|rt| rt.spawn_blocking(f)),
+        )
     }
 }
 

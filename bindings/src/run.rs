@@ -37,7 +37,9 @@ where
     match options.get_item(name)? {
         Some(value) if !value.is_none() => {
             let given = value.repr()?.to_string();
-            value.extract().map(Some).map_err(|_other| ConfigError::new_err(format!("{name}={given} is not of the right type")))
+            value.extract().map(Some).map_err(|_other| {
+                ConfigError::new_err(format!("{name}={given} is not of the right type"))
+            })
         }
         _ => Ok(None),
     }
@@ -46,7 +48,8 @@ where
 fn config(options: &Bound<'_, PyDict>) -> PyResult<RunConfig> {
     let mut config = RunConfig::new(option::<String>(options, "experiment")?.unwrap_or_default());
     config.run_name = option(options, "run_name")?;
-    config.base_dir = option::<PathBuf>(options, "base_dir")?.unwrap_or_else(|| "experiments".into());
+    config.base_dir =
+        option::<PathBuf>(options, "base_dir")?.unwrap_or_else(|| "experiments".into());
     config.rank = option(options, "rank")?;
     config.world_size = option(options, "world_size")?;
     config.launch_key = option(options, "launch_key")?;
@@ -79,18 +82,29 @@ impl CoreRun {
         let handle = option::<String>(options, "handle")?;
         let config = config(options)?;
         let handle: Option<RunHandle> = match handle {
-            Some(text) => Some(serde_json::from_str(&text).map_err(|e| ConfigError::new_err(format!("the handle {text:?} is not one of exp.handle(): {e}")))?),
+            Some(text) => Some(serde_json::from_str(&text).map_err(|e| {
+                ConfigError::new_err(format!(
+                    "the handle {text:?} is not one of exp.handle(): {e}"
+                ))
+            })?),
             None => None,
         };
         let run = py.detach(|| match handle {
             Some(handle) => Run::open_handle(config, &handle),
             None => Run::open(config),
         });
-        Ok(Self { run: Arc::new(run.map_err(|e| to_py(&e))?), on_refused })
+        Ok(Self {
+            run: Arc::new(run.map_err(|e| to_py(&e))?),
+            on_refused,
+        })
     }
 
     #[pyo3(signature = (metrics, step=None))]
-    fn log_metrics(&self, metrics: &Bound<'_, PyAny>, step: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    fn log_metrics(
+        &self,
+        metrics: &Bound<'_, PyAny>,
+        step: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         let py = metrics.py();
         let step = match values::step(step) {
             Ok(step) => step,
@@ -99,7 +113,11 @@ impl CoreRun {
         let copied;
         let dict = match metrics.cast::<PyDict>() {
             Ok(dict) => dict,
-            Err(_other) => match py.get_type::<PyDict>().call1((metrics,)).and_then(|d| Ok(d.cast_into::<PyDict>()?)) {
+            Err(_other) => match py
+                .get_type::<PyDict>()
+                .call1((metrics,))
+                .and_then(|d| Ok(d.cast_into::<PyDict>()?))
+            {
                 Ok(dict) => {
                     copied = dict;
                     &copied
@@ -135,31 +153,58 @@ impl CoreRun {
     fn log_message(&self, py: Python<'_>, level: u8, text: String) -> PyResult<()> {
         let mut text = text;
         if text.len() > RECORD_BYTES_MAX / 2 {
-            let end = (0..=RECORD_BYTES_MAX / 2).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+            let end = (0..=RECORD_BYTES_MAX / 2)
+                .rev()
+                .find(|&i| text.is_char_boundary(i))
+                .unwrap_or(0);
             text.truncate(end);
             self.refuse(py, "message", "text cut")?;
         }
-        self.accepted(py, "message", py.detach(|| self.run.log_message(Level(level), text)))
+        self.accepted(
+            py,
+            "message",
+            py.detach(|| self.run.log_message(Level(level), text)),
+        )
     }
 
     fn log_failure(&self, py: Python<'_>, message: String, traceback: String) -> PyResult<()> {
-        self.accepted(py, "failure", py.detach(|| self.run.log_failure(message, traceback)))
+        self.accepted(
+            py,
+            "failure",
+            py.detach(|| self.run.log_failure(message, traceback)),
+        )
     }
 
     /// Copies a file or folder below artifacts/; blocks, without the GIL.
     #[expect(clippy::needless_pass_by_value, reason = "extracted from Python")]
     fn save_artifact(&self, py: Python<'_>, source: PathBuf, name: &str) -> PyResult<()> {
-        py.detach(|| self.run.save_artifact(&source, name)).map_err(|e| crate::errors::ArtifactError::new_err(e.to_string()))
+        py.detach(|| self.run.save_artifact(&source, name))
+            .map_err(|e| crate::errors::ArtifactError::new_err(e.to_string()))
     }
 
     #[pyo3(signature = (timeout, scope="run", publish=false, tag=None))]
-    fn flush(&self, timeout: f64, scope: &str, publish: bool, tag: Option<String>) -> PyResult<CoreFlush> {
+    fn flush(
+        &self,
+        timeout: f64,
+        scope: &str,
+        publish: bool,
+        tag: Option<String>,
+    ) -> PyResult<CoreFlush> {
         let scope = match scope {
             "run" => FlushScope::Run,
             "rank" => FlushScope::Rank,
-            other => return Err(PyValueError::new_err(format!("scope={other:?} is neither \"run\" nor \"rank\""))),
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "scope={other:?} is neither \"run\" nor \"rank\""
+                )));
+            }
         };
-        let options = FlushOptions { scope, timeout: seconds(timeout), publish, tag };
+        let options = FlushOptions {
+            scope,
+            timeout: seconds(timeout),
+            publish,
+            tag,
+        };
         let (tell, outcome) = watch::channel(None);
         let run = Arc::clone(&self.run);
         self.run.runtime().spawn(async move {
@@ -171,11 +216,18 @@ impl CoreRun {
 
     /// Closes this rank; returns whether the whole run is closed.
     fn close(&self, py: Python<'_>, status: &str, timeout: f64) -> PyResult<bool> {
-        let status = RunStatus::parse(status).filter(|s| s.is_finished()).ok_or_else(|| {
-            let known: Vec<_> = RunStatus::ALL.iter().filter(|s| s.is_finished()).map(|s| s.as_str()).collect();
-            PyValueError::new_err(format!("status={status:?} is none of {}", known.join(", ")))
-        })?;
-        py.detach(|| self.run.close_blocking(status, seconds(timeout))).map_err(|e| to_py(&e))
+        let status = RunStatus::parse(status)
+            .filter(|s| s.is_finished())
+            .ok_or_else(|| {
+                let known: Vec<_> = RunStatus::ALL
+                    .iter()
+                    .filter(|s| s.is_finished())
+                    .map(|s| s.as_str())
+                    .collect();
+                PyValueError::new_err(format!("status={status:?} is none of {}", known.join(", ")))
+            })?;
+        py.detach(|| self.run.close_blocking(status, seconds(timeout)))
+            .map_err(|e| to_py(&e))
     }
 
     fn handle(&self) -> String {
@@ -187,7 +239,10 @@ impl CoreRun {
         let dict = PyDict::new(py);
         dict.set_item("accepted_seq", stats.ring.last_seq)?;
         dict.set_item("durable_seq", stats.forward.outbox.durable_seq)?;
-        dict.set_item("queued_bytes", stats.ring.queued_bytes + stats.forward.outbox.memory_bytes)?;
+        dict.set_item(
+            "queued_bytes",
+            stats.ring.queued_bytes + stats.forward.outbox.memory_bytes,
+        )?;
         dict.set_item("spooled_bytes", stats.forward.outbox.spooled_bytes)?;
         dict.set_item("dropped", stats.ring.dropped)?;
         dict.set_item("connected", stats.forward.connected)?;
@@ -230,7 +285,11 @@ impl CoreRun {
 impl CoreRun {
     /// Pushes with the GIL held when that can't block, without it when the caller asked to wait for room.
     fn push(&self, py: Python<'_>, record: &mut [u8]) -> Result<u64, Refusal> {
-        if self.run.may_wait() { py.detach(|| self.run.push(record)) } else { self.run.push(record) }
+        if self.run.may_wait() {
+            py.detach(|| self.run.push(record))
+        } else {
+            self.run.push(record)
+        }
     }
 
     /// Counts a value that was left out and tells the wrapper.

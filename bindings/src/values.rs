@@ -28,7 +28,12 @@ fn plain(value: &Bound<'_, PyAny>) -> Option<Result<Value, &'static str>> {
         return Some(Ok(Value::Bool(b.is_true())));
     }
     if value.cast::<PyInt>().is_ok() {
-        return Some(value.extract::<i64>().map(Value::Int).map_err(|_overflow| TOO_LARGE_INT));
+        return Some(
+            value
+                .extract::<i64>()
+                .map(Value::Int)
+                .map_err(|_overflow| TOO_LARGE_INT),
+        );
     }
     if let Ok(x) = value.cast::<PyFloat>() {
         return Some(Ok(Value::Float(x.value())));
@@ -36,7 +41,11 @@ fn plain(value: &Bound<'_, PyAny>) -> Option<Result<Value, &'static str>> {
     if let Ok(s) = value.cast::<PyString>() {
         // Lone surrogates have no UTF-8; they are shown, not lost.
         let text = s.to_string_lossy().into_owned();
-        return Some(if text.len() <= TEXT_BYTES_MAX { Ok(Value::Text(text)) } else { Err(TOO_LONG_TEXT) });
+        return Some(if text.len() <= TEXT_BYTES_MAX {
+            Ok(Value::Text(text))
+        } else {
+            Err(TOO_LONG_TEXT)
+        });
     }
     None
 }
@@ -48,7 +57,9 @@ fn number_like(value: &Bound<'_, PyAny>) -> Result<Value, &'static str> {
     }
     if let Ok(item) = value.getattr("item") {
         if let Ok(device) = value.getattr("device") {
-            let on_cpu = device.str().is_ok_and(|d| d.to_string_lossy().starts_with("cpu"));
+            let on_cpu = device
+                .str()
+                .is_ok_and(|d| d.to_string_lossy().starts_with("cpu"));
             if !on_cpu {
                 return Err(ON_DEVICE);
             }
@@ -61,19 +72,30 @@ fn number_like(value: &Bound<'_, PyAny>) -> Result<Value, &'static str> {
     if let Ok(index) = value.call_method0("__index__") {
         return plain(&index).unwrap_or(Err(BAD_VALUE));
     }
-    let float = value.call_method0("__float__").map_err(|_raised| BAD_VALUE)?;
-    float.cast::<PyFloat>().map(|x| Value::Float(x.value())).map_err(|_other| BAD_VALUE)
+    let float = value
+        .call_method0("__float__")
+        .map_err(|_raised| BAD_VALUE)?;
+    float
+        .cast::<PyFloat>()
+        .map(|x| Value::Float(x.value()))
+        .map_err(|_other| BAD_VALUE)
 }
 
 /// A step: none, or anything that is a whole number of 64 bits.
 pub(crate) fn step(step: Option<&Bound<'_, PyAny>>) -> Result<Option<i64>, &'static str> {
-    let Some(step) = step.filter(|s| !s.is_none()) else { return Ok(None) };
+    let Some(step) = step.filter(|s| !s.is_none()) else {
+        return Ok(None);
+    };
     if let Ok(n) = step.extract::<i64>() {
         return Ok(Some(n));
     }
     match convert(step) {
         Ok(Value::Int(n)) => Ok(Some(n)),
-        #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "checked to be whole and in range")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            reason = "checked to be whole and in range"
+        )]
         Ok(Value::Float(x)) if x.fract() == 0.0 && x.abs() < i64::MAX as f64 => Ok(Some(x as i64)),
         _ => Err("bad step"),
     }

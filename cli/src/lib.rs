@@ -18,6 +18,7 @@ mod inspect;
 mod json;
 mod list;
 mod locate;
+mod owner;
 mod serve;
 mod table;
 
@@ -57,6 +58,7 @@ enum Command {
     Inspect(inspect::Args),
     Export(export::Args),
     Clean(clean::Args),
+    Owner(owner::Args),
 }
 
 /// Runs the command line `args`, the program's name first, and returns the exit code.
@@ -77,6 +79,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Inspect(args) => args.run(&mut console),
         Command::Export(args) => args.run(&mut console),
         Command::Clean(args) => args.run(&mut console),
+        Command::Owner(_) => owner::Args::run(&mut console),
     };
     let done = done.and_then(|exit| console.flush().map(|()| exit));
     exit::report(done, &console) as u8

@@ -52,7 +52,10 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When fewer are left.
     pub fn take(&mut self, n: usize, what: &'static str) -> Result<&'a [u8], CodecError> {
-        let (head, rest) = self.rest.split_at_checked(n).ok_or(CodecError::Truncated(what))?;
+        let (head, rest) = self
+            .rest
+            .split_at_checked(n)
+            .ok_or(CodecError::Truncated(what))?;
         self.rest = rest;
         Ok(head)
     }
@@ -62,7 +65,10 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When fewer bytes are left.
     pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], CodecError> {
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(CodecError::Truncated(what))?;
+        let (head, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or(CodecError::Truncated(what))?;
         self.rest = rest;
         Ok(*head)
     }

@@ -22,16 +22,69 @@ pub struct Event {
 #[serde(tag = "type", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the fields are the documentation")]
 pub enum EventBody {
-    RunStarted { run_id: RunId, epoch: u64 },
-    OwnerChanged { epoch: u64, recovered_rows: u64, torn_bytes: u64 },
-    RankJoined { rank: u32, incarnation: Incarnation, attempt: u32, host: String, pid: u32 },
-    RankLeft { rank: u32, incarnation: Incarnation, status: RunStatus, seq: u64 },
-    RankLost { rank: u32, incarnation: Incarnation, seq: u64, last_step: Option<i64>, reason: String },
-    FlushOpened { version: Version, ranks: Vec<u32> },
-    FlushClosed { version: Version, complete: bool, missing: Vec<u32>, elapsed_secs: f64, tag: Option<String> },
-    Params { rank: u32, keys: Vec<String> },
-    Artifact { rank: u32, name: String, size: u64, hash: String },
-    Status { from: RunStatus, to: RunStatus, message: Option<String> },
-    Gap { rank: u32, from_seq: u64, to_seq: u64, count: u64, reason: String },
-    Problem { what: String },
+    RunStarted {
+        run_id: RunId,
+        epoch: u64,
+    },
+    OwnerChanged {
+        epoch: u64,
+        recovered_rows: u64,
+        torn_bytes: u64,
+    },
+    RankJoined {
+        rank: u32,
+        incarnation: Incarnation,
+        attempt: u32,
+        host: String,
+        pid: u32,
+    },
+    RankLeft {
+        rank: u32,
+        incarnation: Incarnation,
+        status: RunStatus,
+        seq: u64,
+    },
+    RankLost {
+        rank: u32,
+        incarnation: Incarnation,
+        seq: u64,
+        last_step: Option<i64>,
+        reason: String,
+    },
+    FlushOpened {
+        version: Version,
+        ranks: Vec<u32>,
+    },
+    FlushClosed {
+        version: Version,
+        complete: bool,
+        missing: Vec<u32>,
+        elapsed_secs: f64,
+        tag: Option<String>,
+    },
+    Params {
+        rank: u32,
+        keys: Vec<String>,
+    },
+    Artifact {
+        rank: u32,
+        name: String,
+        size: u64,
+        hash: String,
+    },
+    Status {
+        from: RunStatus,
+        to: RunStatus,
+        message: Option<String>,
+    },
+    Gap {
+        rank: u32,
+        from_seq: u64,
+        to_seq: u64,
+        count: u64,
+        reason: String,
+    },
+    Problem {
+        what: String,
+    },
 }

@@ -70,9 +70,9 @@ impl Serialize for Incarnation {
 impl<'de> Deserialize<'de> for Incarnation {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
-        u64::from_str_radix(&text, 16)
-            .map(Self)
-            .map_err(|_bad| serde::de::Error::custom(format!("{text:?} is not an incarnation (16 hex digits)")))
+        u64::from_str_radix(&text, 16).map(Self).map_err(|_bad| {
+            serde::de::Error::custom(format!("{text:?} is not an incarnation (16 hex digits)"))
+        })
     }
 }
 
@@ -118,8 +118,15 @@ impl<'de> Deserialize<'de> for Version {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
         text.split_once('.')
-            .and_then(|(e, n)| Some(Self { epoch: e.parse().ok()?, number: n.parse().ok()? }))
-            .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a flush version (epoch.number)")))
+            .and_then(|(e, n)| {
+                Some(Self {
+                    epoch: e.parse().ok()?,
+                    number: n.parse().ok()?,
+                })
+            })
+            .ok_or_else(|| {
+                serde::de::Error::custom(format!("{text:?} is not a flush version (epoch.number)"))
+            })
     }
 }
 
@@ -136,6 +143,14 @@ mod tests {
 
     #[test]
     fn versions_grow_over_epochs() {
-        assert!(Version { epoch: 2, number: 1 } > Version { epoch: 1, number: 900 });
+        assert!(
+            Version {
+                epoch: 2,
+                number: 1
+            } > Version {
+                epoch: 1,
+                number: 900
+            }
+        );
     }
 }

@@ -126,7 +126,14 @@ impl MetricSummary {
     #[must_use]
     pub fn first(value: Value, step: Option<i64>, rank: u32) -> Self {
         let x = value.as_f64().filter(|x| x.is_finite());
-        Self { last: value, step, rank, min: x, max: x, count: 1 }
+        Self {
+            last: value,
+            step,
+            rank,
+            min: x,
+            max: x,
+            count: 1,
+        }
     }
 
     /// Takes in one more point.

@@ -49,7 +49,12 @@ fn bounded(what: &'static str, name: &str, max: usize) -> Result<(), NameError> 
     }
     if name.len() > max {
         let shown = name.chars().take(40).collect();
-        return Err(NameError::TooLong { what, shown, bytes: name.len(), max });
+        return Err(NameError::TooLong {
+            what,
+            shown,
+            bytes: name.len(),
+            max,
+        });
     }
     Ok(())
 }
@@ -72,10 +77,17 @@ const fn misleads(c: char) -> bool {
 pub fn check_folder_name(what: &'static str, name: &str) -> Result<(), NameError> {
     bounded(what, name, FOLDER_NAME_BYTES_MAX)?;
     if name.starts_with('.') || name.contains(['/', '\\']) {
-        return Err(NameError::Escapes { what, name: name.to_owned() });
+        return Err(NameError::Escapes {
+            what,
+            name: name.to_owned(),
+        });
     }
     match name.chars().find(|&c| c.is_control() || misleads(c)) {
-        Some(character) => Err(NameError::Character { what, name: name.to_owned(), character }),
+        Some(character) => Err(NameError::Character {
+            what,
+            name: name.to_owned(),
+            character,
+        }),
         None => Ok(()),
     }
 }
@@ -97,10 +109,17 @@ pub fn check_artifact_name(name: &str) -> Result<(), NameError> {
     bounded(WHAT, name, KEY_BYTES_MAX)?;
     for part in name.split('/') {
         if matches!(part, "" | "." | "..") || part.contains('\\') {
-            return Err(NameError::Escapes { what: WHAT, name: name.to_owned() });
+            return Err(NameError::Escapes {
+                what: WHAT,
+                name: name.to_owned(),
+            });
         }
         if let Some(character) = part.chars().find(|&c| c.is_control() || misleads(c)) {
-            return Err(NameError::Character { what: WHAT, name: name.to_owned(), character });
+            return Err(NameError::Character {
+                what: WHAT,
+                name: name.to_owned(),
+                character,
+            });
         }
     }
     Ok(())
@@ -112,7 +131,18 @@ mod tests {
 
     #[test]
     fn folder_names_that_would_escape_or_mislead_are_refused() {
-        for bad in ["", ".", "..", ".hidden", "a/b", "a\\b", "a\0b", "a\rb", "a\u{202E}b", &"x".repeat(201)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            ".hidden",
+            "a/b",
+            "a\\b",
+            "a\0b",
+            "a\rb",
+            "a\u{202E}b",
+            &"x".repeat(201),
+        ] {
             assert!(check_folder_name("run name", bad).is_err(), "{bad:?}");
         }
         for good in ["a", "20260101_000000", "größe", "a b", "x.y"] {
@@ -122,7 +152,15 @@ mod tests {
 
     #[test]
     fn artifact_names_stay_below_their_folder() {
-        for bad in ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/.", "a\nb"] {
+        for bad in [
+            "",
+            "/etc/passwd",
+            "../x",
+            "a/../../x",
+            "a//b",
+            "a/.",
+            "a\nb",
+        ] {
             assert!(check_artifact_name(bad).is_err(), "{bad:?}");
         }
         for good in ["model.npz", "ckpt/1000/model.pt", ".config"] {

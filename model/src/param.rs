@@ -61,14 +61,20 @@ impl Param {
             }
             Self::List(items) => {
                 out.push(5);
-                out.extend_from_slice(&u32::try_from(items.len()).unwrap_or(u32::MAX).to_le_bytes());
+                out.extend_from_slice(
+                    &u32::try_from(items.len()).unwrap_or(u32::MAX).to_le_bytes(),
+                );
                 for item in items {
                     item.encode(out);
                 }
             }
             Self::Map(entries) => {
                 out.push(6);
-                out.extend_from_slice(&u32::try_from(entries.len()).unwrap_or(u32::MAX).to_le_bytes());
+                out.extend_from_slice(
+                    &u32::try_from(entries.len())
+                        .unwrap_or(u32::MAX)
+                        .to_le_bytes(),
+                );
                 for (key, value) in entries {
                     put_bytes(out, key.as_bytes());
                     value.encode(out);
@@ -112,7 +118,12 @@ impl Param {
                 }
                 Self::Map(entries)
             }
-            value => return Err(CodecError::Unknown { what: "parameter kind", value: value.into() }),
+            value => {
+                return Err(CodecError::Unknown {
+                    what: "parameter kind",
+                    value: value.into(),
+                });
+            }
         })
     }
 }
@@ -139,7 +150,10 @@ impl<'de> Deserialize<'de> for Param {
 
 struct ParamVisitor;
 
-#[expect(clippy::cast_precision_loss, reason = "an integer beyond i64 has no other home")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "an integer beyond i64 has no other home"
+)]
 impl<'de> serde::de::Visitor<'de> for ParamVisitor {
     type Value = Param;
 
@@ -186,7 +200,9 @@ impl<'de> serde::de::Visitor<'de> for ParamVisitor {
                 Param::Float(x) => x.to_string(),
                 Param::Bool(b) => b.to_string(),
                 Param::Null => "null".to_owned(),
-                Param::List(_) | Param::Map(_) => return Err(serde::de::Error::custom("a parameter name must be text")),
+                Param::List(_) | Param::Map(_) => {
+                    return Err(serde::de::Error::custom("a parameter name must be text"));
+                }
             };
             entries.push((key, value));
         }
@@ -200,16 +216,42 @@ mod tests {
 
     #[test]
     fn merging_replaces_leaves_and_keeps_the_rest() {
-        let map = |entries: &[(&str, Param)]| Param::Map(entries.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect());
-        let mut old = map(&[("a", Param::Int(1)), ("opt", map(&[("lr", Param::Float(0.1)), ("b", Param::Int(2))]))]);
-        old.merge(map(&[("opt", map(&[("lr", Param::Float(0.2))])), ("z", Param::Null)]));
-        let want = map(&[("a", Param::Int(1)), ("opt", map(&[("lr", Param::Float(0.2)), ("b", Param::Int(2))])), ("z", Param::Null)]);
+        let map = |entries: &[(&str, Param)]| {
+            Param::Map(
+                entries
+                    .iter()
+                    .map(|(k, v)| ((*k).to_owned(), v.clone()))
+                    .collect(),
+            )
+        };
+        let mut old = map(&[
+            ("a", Param::Int(1)),
+            (
+                "opt",
+                map(&[("lr", Param::Float(0.1)), ("b", Param::Int(2))]),
+            ),
+        ]);
+        old.merge(map(&[
+            ("opt", map(&[("lr", Param::Float(0.2))])),
+            ("z", Param::Null),
+        ]));
+        let want = map(&[
+            ("a", Param::Int(1)),
+            (
+                "opt",
+                map(&[("lr", Param::Float(0.2)), ("b", Param::Int(2))]),
+            ),
+            ("z", Param::Null),
+        ]);
         assert_eq!(old, want);
     }
 
     #[test]
     fn deep_bytes_are_refused_not_followed() {
         let bytes: Vec<u8> = [5, 1, 0, 0, 0].repeat(1000);
-        assert_eq!(Param::decode(&mut Reader::new(&bytes)), Err(CodecError::TooDeep("parameter")));
+        assert_eq!(
+            Param::decode(&mut Reader::new(&bytes)),
+            Err(CodecError::TooDeep("parameter"))
+        );
     }
 }

@@ -26,7 +26,10 @@ impl Point {
     /// A point.
     #[must_use]
     pub fn new(key: impl Into<String>, value: Value) -> Self {
-        Self { key: key.into(), value }
+        Self {
+            key: key.into(),
+            value,
+        }
     }
 }
 
@@ -205,14 +208,25 @@ pub fn take_value<'a>(r: &mut Reader<'a>) -> Result<ValueRef<'a>, CodecError> {
         1 => ValueRef::Int(r.i64("int value")?),
         2 => ValueRef::Bool(r.u8("bool value")? != 0),
         3 => ValueRef::Text(r.str("text value")?),
-        value => return Err(CodecError::Unknown { what: "value kind", value: value.into() }),
+        value => {
+            return Err(CodecError::Unknown {
+                what: "value kind",
+                value: value.into(),
+            });
+        }
     })
 }
 
 /// Writes one record's frame around a body that `fill` appends; the length is set afterwards.
 ///
 /// This is how callers that have no [`RecordBody`] at hand (the Python border) encode straight into a buffer.
-pub fn put_record(out: &mut Vec<u8>, kind: u8, seq: u64, timestamp_us: i64, fill: impl FnOnce(&mut Vec<u8>)) {
+pub fn put_record(
+    out: &mut Vec<u8>,
+    kind: u8,
+    seq: u64,
+    timestamp_us: i64,
+    fill: impl FnOnce(&mut Vec<u8>),
+) {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     out.push(kind);
@@ -259,12 +273,20 @@ impl RecordBody {
                     put_value(out, &point.value);
                 }
             }
-            Self::Message { level, logger, text } => {
+            Self::Message {
+                level,
+                logger,
+                text,
+            } => {
                 out.push(level.0);
                 put_bytes(out, logger.as_bytes());
                 put_bytes(out, text.as_bytes());
             }
-            Self::Console { stream, ends_line, bytes } => {
+            Self::Console {
+                stream,
+                ends_line,
+                bytes,
+            } => {
                 out.push(u8::from(*stream == Stream::Err));
                 out.push(u8::from(*ends_line));
                 put_bytes(out, bytes);
@@ -279,12 +301,21 @@ impl RecordBody {
                 out.extend_from_slice(&size.to_le_bytes());
                 put_bytes(out, hash.as_bytes());
             }
-            Self::Outcome { status, message, traceback } => {
+            Self::Outcome {
+                status,
+                message,
+                traceback,
+            } => {
                 put_bytes(out, status.as_str().as_bytes());
                 put_bytes(out, message.as_bytes());
                 put_bytes(out, traceback.as_bytes());
             }
-            Self::Gap { from_seq, to_seq, count, reason } => {
+            Self::Gap {
+                from_seq,
+                to_seq,
+                count,
+                reason,
+            } => {
                 for n in [from_seq, to_seq, count] {
                     out.extend_from_slice(&n.to_le_bytes());
                 }
@@ -303,7 +334,10 @@ impl RecordBody {
                 for _ in 0..n {
                     points.push(take_point(r)?);
                 }
-                Self::Metrics { step: has_step.then_some(step), points }
+                Self::Metrics {
+                    step: has_step.then_some(step),
+                    points,
+                }
             }
             2 => Self::Message {
                 level: Level(r.u8("level")?),
@@ -311,7 +345,11 @@ impl RecordBody {
                 text: r.str("message")?.to_owned(),
             },
             3 => Self::Console {
-                stream: if r.u8("stream")? == 0 { Stream::Out } else { Stream::Err },
+                stream: if r.u8("stream")? == 0 {
+                    Stream::Out
+                } else {
+                    Stream::Err
+                },
                 ends_line: r.u8("line end")? != 0,
                 bytes: r.bytes("console bytes")?.to_vec(),
             },
@@ -325,7 +363,10 @@ impl RecordBody {
             7 => {
                 let status = r.str("status")?;
                 Self::Outcome {
-                    status: RunStatus::parse(status).ok_or(CodecError::Unknown { what: "status", value: 0 })?,
+                    status: RunStatus::parse(status).ok_or(CodecError::Unknown {
+                        what: "status",
+                        value: 0,
+                    })?,
                     message: r.str("outcome message")?.to_owned(),
                     traceback: r.str("traceback")?.to_owned(),
                 }
@@ -336,20 +377,30 @@ impl RecordBody {
                 count: r.u64("gap count")?,
                 reason: r.str("gap reason")?.to_owned(),
             },
-            value => return Err(CodecError::Unknown { what: "record kind", value: value.into() }),
+            value => {
+                return Err(CodecError::Unknown {
+                    what: "record kind",
+                    value: value.into(),
+                });
+            }
         })
     }
 }
 
 fn take_point(r: &mut Reader<'_>) -> Result<Point, CodecError> {
     let key = r.str("metric name")?.to_owned();
-    Ok(Point { key, value: take_value(r)?.to_value() })
+    Ok(Point {
+        key,
+        value: take_value(r)?.to_value(),
+    })
 }
 
 impl Record {
     /// Appends the record's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        put_record(out, self.body.kind(), self.seq, self.timestamp_us, |out| self.body.encode(out));
+        put_record(out, self.body.kind(), self.seq, self.timestamp_us, |out| {
+            self.body.encode(out)
+        });
     }
 
     /// Reads the first record of `bytes` and says how many bytes it took.
@@ -359,9 +410,16 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<(Self, usize), CodecError> {
         let (head, body) = RecordHead::split(bytes)?;
         let mut r = Reader::new(body);
-        let record = Self { seq: head.seq, timestamp_us: head.timestamp_us, body: RecordBody::decode(head.kind, &mut r)? };
+        let record = Self {
+            seq: head.seq,
+            timestamp_us: head.timestamp_us,
+            body: RecordBody::decode(head.kind, &mut r)?,
+        };
         if !r.is_empty() {
-            return Err(CodecError::Unknown { what: "bytes behind a record", value: r.rest().len() as u64 });
+            return Err(CodecError::Unknown {
+                what: "bytes behind a record",
+                value: r.rest().len() as u64,
+            });
         }
         Ok((record, 4 + head.length))
     }
@@ -389,7 +447,12 @@ impl RecordHead {
         let mut r = Reader::new(bytes);
         let length = r.u32("record length")? as usize;
         let mut r = Reader::new(r.take(length, "record")?);
-        let head = Self { length, kind: r.u8("record kind")?, seq: r.u64("seq")?, timestamp_us: r.i64("timestamp")? };
+        let head = Self {
+            length,
+            kind: r.u8("record kind")?,
+            seq: r.u64("seq")?,
+            timestamp_us: r.i64("timestamp")?,
+        };
         Ok((head, r.rest()))
     }
 }
@@ -414,9 +477,18 @@ mod tests {
         prop_oneof![
             (any::<Option<i64>>(), prop::collection::vec(point(), 0..8))
                 .prop_map(|(step, points)| RecordBody::Metrics { step, points }),
-            (any::<u8>(), any::<String>(), any::<String>())
-                .prop_map(|(level, logger, text)| RecordBody::Message { level: Level(level), logger, text }),
-            (any::<bool>(), any::<Vec<u8>>()).prop_map(|(ends_line, bytes)| RecordBody::Console { stream: Stream::Err, ends_line, bytes }),
+            (any::<u8>(), any::<String>(), any::<String>()).prop_map(|(level, logger, text)| {
+                RecordBody::Message {
+                    level: Level(level),
+                    logger,
+                    text,
+                }
+            }),
+            (any::<bool>(), any::<Vec<u8>>()).prop_map(|(ends_line, bytes)| RecordBody::Console {
+                stream: Stream::Err,
+                ends_line,
+                bytes
+            }),
             point().prop_map(RecordBody::Scalar),
         ]
     }

@@ -68,7 +68,9 @@ impl RunStatus {
     /// Reads the word back, in any case.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| s.as_str().eq_ignore_ascii_case(text))
+        Self::ALL
+            .into_iter()
+            .find(|s| s.as_str().eq_ignore_ascii_case(text))
     }
 
     /// Whether nothing more is expected of the run.
@@ -89,7 +91,11 @@ impl RunStatus {
             Self::Running => to.is_finished(),
             _ => matches!(to, Self::Running),
         };
-        if legal { Ok(to) } else { Err(IllegalTransition { from: self, to }) }
+        if legal {
+            Ok(to)
+        } else {
+            Err(IllegalTransition { from: self, to })
+        }
     }
 
     /// How much a rank's end weighs in the end of the whole run; the heaviest one is the run's status.

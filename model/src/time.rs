@@ -30,13 +30,18 @@ pub fn rfc3339_ms(us: i64) -> String {
 /// Reads RFC 3339 back into microseconds.
 #[must_use]
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
-    text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_microsecond)
+    text.parse::<jiff::Timestamp>()
+        .ok()
+        .map(jiff::Timestamp::as_microsecond)
 }
 
 /// The default name of a run: local time as `20260101_000000`.
 #[must_use]
 pub fn local_run_name(us: i64) -> String {
-    stamp(us).to_zoned(jiff::tz::TimeZone::system()).strftime("%Y%m%d_%H%M%S").to_string()
+    stamp(us)
+        .to_zoned(jiff::tz::TimeZone::system())
+        .strftime("%Y%m%d_%H%M%S")
+        .to_string()
 }
 
 #[cfg(test)]
@@ -46,7 +51,13 @@ mod tests {
     #[test]
     fn times_are_written_in_utc_and_read_back() {
         assert_eq!(rfc3339_us(0), "1970-01-01T00:00:00.000000Z");
-        assert_eq!(rfc3339_ms(1_767_225_600_123_456), "2026-01-01T00:00:00.123Z");
-        assert_eq!(parse_rfc3339(&rfc3339_us(1_767_225_600_123_456)), Some(1_767_225_600_123_456));
+        assert_eq!(
+            rfc3339_ms(1_767_225_600_123_456),
+            "2026-01-01T00:00:00.123Z"
+        );
+        assert_eq!(
+            parse_rfc3339(&rfc3339_us(1_767_225_600_123_456)),
+            Some(1_767_225_600_123_456)
+        );
     }
 }

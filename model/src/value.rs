@@ -30,7 +30,10 @@ impl Value {
 
     /// As a number where that is exact enough to draw; text has none.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "for drawing and summaries; the exact integer is stored beside it")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "for drawing and summaries; the exact integer is stored beside it"
+    )]
     pub const fn as_f64(&self) -> Option<f64> {
         match self {
             Self::Float(x) => Some(*x),

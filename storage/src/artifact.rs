@@ -57,9 +57,16 @@ fn save_file(dir: &RunDir, source: &Path, name: String) -> Result<Saved> {
     let real = fs::canonicalize(parent).at("resolve", parent)?;
     let real_root = fs::canonicalize(&root).at("resolve", &root)?;
     if !real.starts_with(&real_root) {
-        return Err(StorageError::Name(expman_model::NameError::Escapes { what: "artifact name", name }));
+        return Err(StorageError::Name(expman_model::NameError::Escapes {
+            what: "artifact name",
+            name,
+        }));
     }
-    let tmp = parent.join(format!(".{:08x}-{}.tmp", std::process::id(), blake3::hash(name.as_bytes()).to_hex().split_at(16).0));
+    let tmp = parent.join(format!(
+        ".{:08x}-{}.tmp",
+        std::process::id(),
+        blake3::hash(name.as_bytes()).to_hex().split_at(16).0
+    ));
     let mut file = durable::create(&tmp)?;
     let mut hasher = blake3::Hasher::new();
     let copied = durable::copy(source, &mut file, &tmp, |bytes| {
@@ -70,8 +77,15 @@ fn save_file(dir: &RunDir, source: &Path, name: String) -> Result<Saved> {
         file.sync_all().at("sync", &tmp)?;
         match fs::hard_link(&tmp, &target) {
             Ok(()) => Ok(size),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && same(&target, &hash) => Ok(size),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Err(StorageError::ArtifactExists { name: name.clone(), path: target.clone() }),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && same(&target, &hash) => {
+                Ok(size)
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(StorageError::ArtifactExists {
+                    name: name.clone(),
+                    path: target.clone(),
+                })
+            }
             Err(e) => Err(e).at("save", &target),
         }
     });
@@ -132,9 +146,19 @@ mod tests {
         assert_eq!(saved[0].hash, hash_of(&source).unwrap());
         save(&dir, &source, "x/a.txt").unwrap();
         durable::replace(&source, b"two").unwrap();
-        assert!(save(&dir, &source, "x/a.txt").unwrap_err().to_string().contains("x/a.txt"));
+        assert!(
+            save(&dir, &source, "x/a.txt")
+                .unwrap_err()
+                .to_string()
+                .contains("x/a.txt")
+        );
         assert!(save(&dir, &source, "../a.txt").is_err());
-        assert!(save(&dir, &tmp.path().join("missing"), "m").unwrap_err().to_string().contains("missing"));
+        assert!(
+            save(&dir, &tmp.path().join("missing"), "m")
+                .unwrap_err()
+                .to_string()
+                .contains("missing")
+        );
         assert_eq!(list(&dir).unwrap(), [("x/a.txt".to_owned(), 3)]);
     }
 
@@ -147,7 +171,11 @@ mod tests {
         fs::create_dir_all(source.join("deep")).unwrap();
         durable::replace(&source.join("a"), b"1").unwrap();
         durable::replace(&source.join("deep/b"), b"2").unwrap();
-        let names: Vec<_> = save(&dir, &source, "ckpt").unwrap().into_iter().map(|s| s.name).collect();
+        let names: Vec<_> = save(&dir, &source, "ckpt")
+            .unwrap()
+            .into_iter()
+            .map(|s| s.name)
+            .collect();
         assert_eq!(names, ["ckpt/a", "ckpt/deep/b"]);
     }
 }

@@ -89,7 +89,10 @@ impl Catalog {
     pub fn experiments(&self) -> Result<Vec<ExperimentEntry>> {
         let mut found = Vec::new();
         for (name, path) in folders(&self.base)? {
-            let runs = folders(&path)?.iter().filter(|(_, p)| kind_of(p).is_some()).count();
+            let runs = folders(&path)?
+                .iter()
+                .filter(|(_, p)| kind_of(p).is_some())
+                .count();
             let path = path.join("experiment.yaml");
             if runs == 0 && !path.exists() {
                 continue;
@@ -98,7 +101,12 @@ impl Catalog {
                 Ok(meta) => (meta.unwrap_or_default(), None),
                 Err(e) => (ExperimentMeta::default(), Some(e.to_string())),
             };
-            found.push(ExperimentEntry { name, meta, runs, problem });
+            found.push(ExperimentEntry {
+                name,
+                meta,
+                runs,
+                problem,
+            });
         }
         Ok(found)
     }
@@ -145,9 +153,15 @@ impl Catalog {
 /// # Errors
 /// When no run is there.
 pub fn open_run(root: &Path) -> Result<RunEntry> {
-    let kind = kind_of(root).ok_or_else(|| StorageError::NoRun { path: root.to_owned() })?;
+    let kind = kind_of(root).ok_or_else(|| StorageError::NoRun {
+        path: root.to_owned(),
+    })?;
     let full = std::fs::canonicalize(root).unwrap_or_else(|_gone| root.to_owned());
-    let part = |path: Option<&Path>| path.and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let part = |path: Option<&Path>| {
+        path.and_then(Path::file_name)
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    };
     Ok(entry(&part(full.parent()), &part(Some(&full)), root, kind))
 }
 
@@ -155,13 +169,18 @@ pub fn open_run(root: &Path) -> Result<RunEntry> {
 #[must_use]
 pub fn key_of(experiment: &str, run: &str) -> String {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(experiment.as_bytes()).update(b"\0").update(run.as_bytes());
+    hasher
+        .update(experiment.as_bytes())
+        .update(b"\0")
+        .update(run.as_bytes());
     hasher.finalize().to_hex()[..16].to_owned()
 }
 
 fn folders(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut found = names(dir)?;
-    found.retain(|(name, path)| !name.starts_with('.') && std::fs::symlink_metadata(path).is_ok_and(|m| m.is_dir()));
+    found.retain(|(name, path)| {
+        !name.starts_with('.') && std::fs::symlink_metadata(path).is_ok_and(|m| m.is_dir())
+    });
     found.sort();
     Ok(found)
 }
@@ -170,19 +189,34 @@ fn kind_of(root: &Path) -> Option<RunKind> {
     if root.join(".expman").is_dir() || declares_format(root) {
         return Some(RunKind::Mesh);
     }
-    ["run.yaml", "metrics.parquet", "vectors.parquet", "events.jsonl"].iter().any(|f| root.join(f).is_file()).then_some(RunKind::ExpmanRs)
+    [
+        "run.yaml",
+        "metrics.parquet",
+        "vectors.parquet",
+        "events.jsonl",
+    ]
+    .iter()
+    .any(|f| root.join(f).is_file())
+    .then_some(RunKind::ExpmanRs)
 }
 
 /// Whether `run.yaml` is one of ours, as in a finished run that was copied without its machinery.
 fn declares_format(root: &Path) -> bool {
     use std::io::Read;
     let mut head = [0; 7];
-    std::fs::File::open(root.join("run.yaml")).and_then(|mut f| f.read_exact(&mut head)).is_ok() && &head == b"format:"
+    std::fs::File::open(root.join("run.yaml"))
+        .and_then(|mut f| f.read_exact(&mut head))
+        .is_ok()
+        && &head == b"format:"
 }
 
 fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {
     let dir = RunDir::at(root);
-    let named = RunMeta { name: run.to_owned(), experiment: experiment.to_owned(), ..RunMeta::default() };
+    let named = RunMeta {
+        name: run.to_owned(),
+        experiment: experiment.to_owned(),
+        ..RunMeta::default()
+    };
     let (mut meta, mut problem) = match read_meta(&dir, kind) {
         Ok(Some(meta)) => (meta, None),
         Ok(None) => (named, Some(format!("{} is missing", dir.meta().display()))),
@@ -199,7 +233,15 @@ fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {
             problem = Some(format!("{} is missing", dir.metrics().display()));
         }
     }
-    RunEntry { key: key_of(experiment, run), experiment: experiment.to_owned(), run: run.to_owned(), dir, kind, meta, problem }
+    RunEntry {
+        key: key_of(experiment, run),
+        experiment: experiment.to_owned(),
+        run: run.to_owned(),
+        dir,
+        kind,
+        meta,
+        problem,
+    }
 }
 
 fn read_meta(dir: &RunDir, kind: RunKind) -> Result<Option<RunMeta>> {

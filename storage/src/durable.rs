@@ -19,7 +19,9 @@ pub fn temporary(path: &Path) -> PathBuf {
 /// # Errors
 /// When the folder can't be opened or synced.
 pub fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|d| d.sync_all()).at("sync folder", dir)
+    File::open(dir)
+        .and_then(|d| d.sync_all())
+        .at("sync folder", dir)
 }
 
 /// Puts a finished temporary file in place of `path`.
@@ -52,7 +54,14 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
 /// # Errors
 /// When it can't be created.
 pub fn create(path: &Path) -> Result<File> {
-    OpenOptions::new().create(true).truncate(true).write(true).read(true).mode(0o640).open(path).at("create", path)
+    OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .read(true)
+        .mode(0o640)
+        .open(path)
+        .at("create", path)
 }
 
 /// Opens a file for writing at known places, keeping its content.
@@ -60,7 +69,14 @@ pub fn create(path: &Path) -> Result<File> {
 /// # Errors
 /// When it can't be opened or created.
 pub fn open_rw(path: &Path) -> Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).read(true).mode(0o640).open(path).at("open", path)
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .read(true)
+        .mode(0o640)
+        .open(path)
+        .at("open", path)
 }
 
 /// Creates a folder and the missing ones above it.
@@ -114,7 +130,12 @@ pub fn read_at(file: &File, path: &Path, offset: u64, max: usize) -> Result<Vec<
 ///
 /// # Errors
 /// When reading or writing fails.
-pub fn copy(from: &Path, to: &mut File, to_path: &Path, mut each: impl FnMut(&[u8])) -> Result<u64> {
+pub fn copy(
+    from: &Path,
+    to: &mut File,
+    to_path: &Path,
+    mut each: impl FnMut(&[u8]),
+) -> Result<u64> {
     let mut source = File::open(from).at("open", from)?;
     let mut buffer = vec![0; 1 << 20];
     let mut total = 0;

@@ -10,15 +10,29 @@ use expman_model::{CodecError, NameError};
 #[expect(missing_docs, reason = "the messages are the documentation")]
 pub enum StorageError {
     #[error("{action} {path}: {source}", path = path.display())]
-    Io { action: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("{path} is no readable Parquet file: {source}", path = path.display())]
-    Parquet { path: PathBuf, source: parquet::errors::ParquetError },
+    Parquet {
+        path: PathBuf,
+        source: parquet::errors::ParquetError,
+    },
     #[error("columns of {path}: {source}", path = path.display())]
-    Arrow { path: PathBuf, source: arrow::error::ArrowError },
+    Arrow {
+        path: PathBuf,
+        source: arrow::error::ArrowError,
+    },
     #[error("{path} is no readable YAML: {what}", path = path.display())]
     Yaml { path: PathBuf, what: String },
     #[error("{path} is damaged at byte {offset}: {what}", path = path.display())]
-    Damaged { path: PathBuf, offset: u64, what: String },
+    Damaged {
+        path: PathBuf,
+        offset: u64,
+        what: String,
+    },
     #[error("{path} is locked by another owner", path = path.display())]
     Locked { path: PathBuf },
     #[error("{path} already holds a run; resume it or choose another name", path = path.display())]
@@ -28,7 +42,11 @@ pub enum StorageError {
     #[error("rows {from} to {to} of {path} are missing", path = path.display())]
     MissingRows { path: PathBuf, from: u64, to: u64 },
     #[error("{path} was written by format {found}, this version reads up to {known}", path = path.display())]
-    Format { path: PathBuf, found: u32, known: u32 },
+    Format {
+        path: PathBuf,
+        found: u32,
+        known: u32,
+    },
     #[error("artifact {name:?} already stands at {path}", path = path.display())]
     ArtifactExists { name: String, path: PathBuf },
     #[error(transparent)]
@@ -47,25 +65,39 @@ pub(crate) trait At<T> {
 
 impl<T> At<T> for io::Result<T> {
     fn at(self, action: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|source| StorageError::Io { action, path: path.to_owned(), source })
+        self.map_err(|source| StorageError::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        })
     }
 }
 
 impl<T> At<T> for rustix::io::Result<T> {
     fn at(self, action: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|errno| StorageError::Io { action, path: path.to_owned(), source: errno.into() })
+        self.map_err(|errno| StorageError::Io {
+            action,
+            path: path.to_owned(),
+            source: errno.into(),
+        })
     }
 }
 
 impl<T> At<T> for parquet::errors::Result<T> {
     fn at(self, _action: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|source| StorageError::Parquet { path: path.to_owned(), source })
+        self.map_err(|source| StorageError::Parquet {
+            path: path.to_owned(),
+            source,
+        })
     }
 }
 
 impl<T> At<T> for std::result::Result<T, arrow::error::ArrowError> {
     fn at(self, _action: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|source| StorageError::Arrow { path: path.to_owned(), source })
+        self.map_err(|source| StorageError::Arrow {
+            path: path.to_owned(),
+            source,
+        })
     }
 }
 

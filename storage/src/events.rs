@@ -30,8 +30,19 @@ impl EventLog {
     /// # Errors
     /// When it can't be opened.
     pub fn open(path: &Path, prefix: impl Into<String>) -> Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).read(true).mode(0o640).open(path).at("open", path)?;
-        Ok(Self { path: path.to_owned(), file, prefix: prefix.into(), next: 1 })
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .read(true)
+            .mode(0o640)
+            .open(path)
+            .at("open", path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            prefix: prefix.into(),
+            next: 1,
+        })
     }
 
     /// Appends one event; a line that a crash left torn is closed first.
@@ -39,9 +50,17 @@ impl EventLog {
     /// # Errors
     /// When the lock is held for longer than two seconds, or the write fails; both name the path.
     pub fn append(&mut self, body: expman_model::EventBody) -> Result<()> {
-        let event = Event { id: format!("{}-{}", self.prefix, self.next), timestamp: rfc3339_us(now_us()), body };
+        let event = Event {
+            id: format!("{}-{}", self.prefix, self.next),
+            timestamp: rfc3339_us(now_us()),
+            body,
+        };
         self.next += 1;
-        let mut line = serde_json::to_vec(&event).map_err(|e| StorageError::Damaged { path: self.path.clone(), offset: 0, what: e.to_string() })?;
+        let mut line = serde_json::to_vec(&event).map_err(|e| StorageError::Damaged {
+            path: self.path.clone(),
+            offset: 0,
+            what: e.to_string(),
+        })?;
         line.push(b'\n');
         self.locked(|file, path| {
             let length = file.metadata().at("stat", path)?.len();
@@ -57,8 +76,14 @@ impl EventLog {
         loop {
             match self.file.try_lock() {
                 Ok(()) => break,
-                Err(std::fs::TryLockError::WouldBlock) if start.elapsed() < LOCK_BUDGET => std::thread::sleep(Duration::from_millis(2)),
-                Err(std::fs::TryLockError::WouldBlock) => return Err(StorageError::Locked { path: self.path.clone() }),
+                Err(std::fs::TryLockError::WouldBlock) if start.elapsed() < LOCK_BUDGET => {
+                    std::thread::sleep(Duration::from_millis(2))
+                }
+                Err(std::fs::TryLockError::WouldBlock) => {
+                    return Err(StorageError::Locked {
+                        path: self.path.clone(),
+                    });
+                }
                 Err(std::fs::TryLockError::Error(e)) => return Err(e).at("lock", &self.path),
             }
         }
@@ -90,9 +115,17 @@ pub fn read(path: &Path) -> Result<(Vec<serde_json::Value>, Vec<MalformedLine>)>
             continue;
         }
         match serde_json::from_slice::<serde_json::Value>(line) {
-            Ok(value) if value.get("type").is_some_and(serde_json::Value::is_string) => events.push(value),
-            Ok(_) => malformed.push(MalformedLine { line: n + 1, what: "no object with a \"type\"".to_owned() }),
-            Err(e) => malformed.push(MalformedLine { line: n + 1, what: e.to_string() }),
+            Ok(value) if value.get("type").is_some_and(serde_json::Value::is_string) => {
+                events.push(value)
+            }
+            Ok(_) => malformed.push(MalformedLine {
+                line: n + 1,
+                what: "no object with a \"type\"".to_owned(),
+            }),
+            Err(e) => malformed.push(MalformedLine {
+                line: n + 1,
+                what: e.to_string(),
+            }),
         }
     }
     Ok((events, malformed))
@@ -110,9 +143,17 @@ mod tests {
         let path = tmp.path().join("events.jsonl");
         let mut log = EventLog::open(&path, "1").unwrap();
         log.append(EventBody::Problem { what: "a".into() }).unwrap();
-        std::io::Write::write_all(&mut File::options().append(true).open(&path).unwrap(), b"{broken").unwrap();
+        std::io::Write::write_all(
+            &mut File::options().append(true).open(&path).unwrap(),
+            b"{broken",
+        )
+        .unwrap();
         log.append(EventBody::Problem { what: "b".into() }).unwrap();
-        std::io::Write::write_all(&mut File::options().append(true).open(&path).unwrap(), b"{\"torn").unwrap();
+        std::io::Write::write_all(
+            &mut File::options().append(true).open(&path).unwrap(),
+            b"{\"torn",
+        )
+        .unwrap();
         let (events, malformed) = read(&path).unwrap();
         assert_eq!(events.len(), 2);
         assert_eq!(malformed.iter().map(|m| m.line).collect::<Vec<_>>(), [2]);
@@ -128,7 +169,10 @@ mod tests {
                 s.spawn(move || {
                     let mut log = EventLog::open(path, p.to_string()).unwrap();
                     for _ in 0..100 {
-                        log.append(EventBody::Problem { what: "x".repeat(500) }).unwrap();
+                        log.append(EventBody::Problem {
+                            what: "x".repeat(500),
+                        })
+                        .unwrap();
                     }
                 });
             }

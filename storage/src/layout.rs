@@ -115,7 +115,8 @@ impl RunDir {
     /// A sealed segment.
     #[must_use]
     pub fn segment(&self, lo: u64, hi: u64) -> PathBuf {
-        self.hidden().join(format!("seg-{lo:016x}-{hi:016x}.parquet"))
+        self.hidden()
+            .join(format!("seg-{lo:016x}-{hi:016x}.parquet"))
     }
 
     /// Every commit log, in the order of its rows.
@@ -125,9 +126,13 @@ impl RunDir {
     pub fn wals(&self) -> Result<Vec<WalFile>> {
         let mut found = Vec::new();
         for (name, path) in self.hidden_names()? {
-            let parts = name.strip_prefix("wal-").and_then(|n| n.strip_suffix(".wal")).and_then(|n| n.split_once('-'));
+            let parts = name
+                .strip_prefix("wal-")
+                .and_then(|n| n.strip_suffix(".wal"))
+                .and_then(|n| n.split_once('-'));
             if let Some((lo, epoch)) = parts
-                && let (Ok(lo), Ok(epoch)) = (u64::from_str_radix(lo, 16), u64::from_str_radix(epoch, 16))
+                && let (Ok(lo), Ok(epoch)) =
+                    (u64::from_str_radix(lo, 16), u64::from_str_radix(epoch, 16))
             {
                 found.push(WalFile { lo, epoch, path });
             }
@@ -143,7 +148,10 @@ impl RunDir {
     pub fn segments(&self) -> Result<Vec<SegmentFile>> {
         let mut found = Vec::new();
         for (name, path) in self.hidden_names()? {
-            let parts = name.strip_prefix("seg-").and_then(|n| n.strip_suffix(".parquet")).and_then(|n| n.split_once('-'));
+            let parts = name
+                .strip_prefix("seg-")
+                .and_then(|n| n.strip_suffix(".parquet"))
+                .and_then(|n| n.split_once('-'));
             if let Some((lo, hi)) = parts
                 && let (Ok(lo), Ok(hi)) = (u64::from_str_radix(lo, 16), u64::from_str_radix(hi, 16))
             {
@@ -201,10 +209,19 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let dir = RunDir::under(tmp.path(), "e", "r").unwrap();
         fs::create_dir_all(dir.hidden()).unwrap();
-        for path in [dir.wal(300, 2), dir.wal(20, 1), dir.segment(0, 20), dir.hidden().join("wal-zz.wal"), dir.hidden().join("x.tmp")] {
+        for path in [
+            dir.wal(300, 2),
+            dir.wal(20, 1),
+            dir.segment(0, 20),
+            dir.hidden().join("wal-zz.wal"),
+            dir.hidden().join("x.tmp"),
+        ] {
             fs::File::create(path).unwrap();
         }
-        assert_eq!(dir.wals().unwrap().iter().map(|w| w.lo).collect::<Vec<_>>(), [20, 300]);
+        assert_eq!(
+            dir.wals().unwrap().iter().map(|w| w.lo).collect::<Vec<_>>(),
+            [20, 300]
+        );
         assert_eq!(dir.segments().unwrap()[0].hi, 20);
         assert_eq!(dir.temporaries().unwrap().len(), 1);
         assert!(RunDir::under(tmp.path(), "e", "../r").is_err());

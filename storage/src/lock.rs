@@ -29,7 +29,9 @@ impl OwnerLock {
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: file }),
-                Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
+                Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(5))
+                }
                 Err(TryLockError::WouldBlock) => return Err(StorageError::Locked { path }),
                 Err(TryLockError::Error(e)) => return Err(e).at("lock", &path),
             }
@@ -40,7 +42,9 @@ impl OwnerLock {
 /// Whether an owner lives; false when the run was never owned.
 #[must_use]
 pub fn is_owned(dir: &RunDir) -> bool {
-    let Ok(file) = File::open(dir.lock()) else { return false };
+    let Ok(file) = File::open(dir.lock()) else {
+        return false;
+    };
     match file.try_lock_shared() {
         Err(TryLockError::WouldBlock) => true,
         Ok(()) | Err(TryLockError::Error(_)) => false,

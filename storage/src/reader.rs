@@ -35,8 +35,13 @@ impl Filter {
     #[must_use]
     pub fn admits(&self, row: &Row<'_>) -> bool {
         self.keys.as_ref().is_none_or(|keys| keys.contains(row.key))
-            && self.ranks.as_ref().is_none_or(|ranks| ranks.contains(&row.rank))
-            && self.since_step.is_none_or(|since| row.step.is_some_and(|step| step >= since))
+            && self
+                .ranks
+                .as_ref()
+                .is_none_or(|ranks| ranks.contains(&row.rank))
+            && self
+                .since_step
+                .is_none_or(|since| row.step.is_some_and(|step| step >= since))
     }
 }
 
@@ -61,7 +66,10 @@ pub fn snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
     let mut attempt = 1;
     loop {
         match try_snapshot(dir, filter) {
-            Err(e) if attempt < ATTEMPTS && (e.is_not_found() || matches!(e, StorageError::MissingRows { .. })) => {
+            Err(e)
+                if attempt < ATTEMPTS
+                    && (e.is_not_found() || matches!(e, StorageError::MissingRows { .. })) =>
+            {
                 attempt += 1;
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
@@ -72,7 +80,10 @@ pub fn snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
 
 fn try_snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
     let mut rows = Rows::default();
-    let mut end = read_parquet(&dir.metrics(), filter, &mut rows)?.ok_or_else(|| StorageError::NoRun { path: dir.root().to_owned() })?;
+    let mut end =
+        read_parquet(&dir.metrics(), filter, &mut rows)?.ok_or_else(|| StorageError::NoRun {
+            path: dir.root().to_owned(),
+        })?;
     for path in segment_chain(dir, &mut end)? {
         read_parquet(&path, filter, &mut rows)?;
     }
@@ -81,20 +92,33 @@ fn try_snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
     let sealed = end;
     for wal in dir.wals()?.into_iter().filter(|w| w.lo >= sealed) {
         if wal.lo != end {
-            return Err(StorageError::MissingRows { path: dir.root().to_owned(), from: end, to: wal.lo });
+            return Err(StorageError::MissingRows {
+                path: dir.root().to_owned(),
+                from: end,
+                to: wal.lo,
+            });
         }
         let mut reader = WalReader::open(&wal.path)?;
         end += drain(&mut reader, filter, &mut rows, &mut problems)?;
         log = Some(reader);
     }
-    Ok(Snapshot { rows, total: end, log, problems })
+    Ok(Snapshot {
+        rows,
+        total: end,
+        log,
+        problems,
+    })
 }
 
 /// Segments that continue the published rows, the longest first where two start at one row.
 pub(crate) fn segment_chain(dir: &RunDir, end: &mut u64) -> Result<Vec<PathBuf>> {
     let segments = dir.segments()?;
     let mut chain = Vec::new();
-    while let Some(next) = segments.iter().filter(|s| s.lo == *end && s.hi > s.lo).max_by_key(|s| s.hi) {
+    while let Some(next) = segments
+        .iter()
+        .filter(|s| s.lo == *end && s.hi > s.lo)
+        .max_by_key(|s| s.hi)
+    {
         chain.push(next.path.clone());
         *end = next.hi;
     }
@@ -102,7 +126,12 @@ pub(crate) fn segment_chain(dir: &RunDir, end: &mut u64) -> Result<Vec<PathBuf>>
 }
 
 /// Reads every whole frame that a log has now and returns how many rows they held.
-pub(crate) fn drain(reader: &mut WalReader, filter: &Filter, rows: &mut Rows, problems: &mut Vec<String>) -> Result<u64> {
+pub(crate) fn drain(
+    reader: &mut WalReader,
+    filter: &Filter,
+    rows: &mut Rows,
+    problems: &mut Vec<String>,
+) -> Result<u64> {
     let mut seen = 0;
     loop {
         match reader.next_frame()? {
@@ -115,7 +144,11 @@ pub(crate) fn drain(reader: &mut WalReader, filter: &Filter, rows: &mut Rows, pr
             Ok(Frame::Header(_) | Frame::Writer(_)) => {}
             Err(crate::wal::Next::End) => return Ok(seen),
             Err(crate::wal::Next::Bad(what)) => {
-                problems.push(format!("{} is damaged at byte {}: {what}", reader.path().display(), reader.offset()));
+                problems.push(format!(
+                    "{} is damaged at byte {}: {what}",
+                    reader.path().display(),
+                    reader.offset()
+                ));
                 return Ok(seen);
             }
         }
@@ -130,39 +163,91 @@ pub(crate) fn read_parquet(path: &Path, filter: &Filter, rows: &mut Rows) -> Res
     };
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
     let hi = claimed_hi(builder.metadata());
-    let wanted = (0..builder.metadata().num_row_groups()).filter(|&g| may_hold(builder.metadata().row_group(g), filter)).collect();
-    for batch in builder.with_row_groups(wanted).with_batch_size(8_192).build().at("read", path)? {
+    let wanted = (0..builder.metadata().num_row_groups())
+        .filter(|&g| may_hold(builder.metadata().row_group(g), filter))
+        .collect();
+    for batch in builder
+        .with_row_groups(wanted)
+        .with_batch_size(8_192)
+        .build()
+        .at("read", path)?
+    {
         let batch = batch.at("read", path)?;
         add_batch(path, &batch, filter, rows)?;
     }
-    hi.map(Some).ok_or_else(|| StorageError::Damaged { path: path.to_owned(), offset: 0, what: "its metadata lacks expman.hi".to_owned() })
+    hi.map(Some).ok_or_else(|| StorageError::Damaged {
+        path: path.to_owned(),
+        offset: 0,
+        what: "its metadata lacks expman.hi".to_owned(),
+    })
 }
 
 /// Whether a row group's names can include a wanted one.
 fn may_hold(group: &parquet::file::metadata::RowGroupMetaData, filter: &Filter) -> bool {
-    let Some(keys) = &filter.keys else { return true };
-    let Some(Statistics::ByteArray(stats)) = group.columns().first().and_then(|c| c.statistics()) else { return true };
-    let (Some(min), Some(max)) = (stats.min_opt(), stats.max_opt()) else { return true };
+    let Some(keys) = &filter.keys else {
+        return true;
+    };
+    let Some(Statistics::ByteArray(stats)) = group.columns().first().and_then(|c| c.statistics())
+    else {
+        return true;
+    };
+    let (Some(min), Some(max)) = (stats.min_opt(), stats.max_opt()) else {
+        return true;
+    };
     let exact = stats.max_is_exact();
-    keys.iter().any(|key| key.as_bytes() >= min.data() && (!exact || key.as_bytes() <= max.data()))
+    keys.iter()
+        .any(|key| key.as_bytes() >= min.data() && (!exact || key.as_bytes() <= max.data()))
 }
 
-#[expect(clippy::cast_sign_loss, reason = "ranks, attempts and seqs were written from unsigned numbers")]
+#[expect(
+    clippy::cast_sign_loss,
+    reason = "ranks, attempts and seqs were written from unsigned numbers"
+)]
 fn add_batch(path: &Path, batch: &RecordBatch, filter: &Filter, rows: &mut Rows) -> Result<()> {
     let column = |name: &str| {
-        batch.column_by_name(name).ok_or_else(|| StorageError::Damaged { path: path.to_owned(), offset: 0, what: format!("it has no column {name:?}") })
+        batch
+            .column_by_name(name)
+            .ok_or_else(|| StorageError::Damaged {
+                path: path.to_owned(),
+                offset: 0,
+                what: format!("it has no column {name:?}"),
+            })
     };
-    let wrong = |name: &str| StorageError::Damaged { path: path.to_owned(), offset: 0, what: format!("column {name:?} has another type") };
-    let key = column("key")?.as_string_opt::<i32>().ok_or_else(|| wrong("key"))?;
-    let rank = column("rank")?.as_primitive_opt::<Int32Type>().ok_or_else(|| wrong("rank"))?;
-    let step = column("step")?.as_primitive_opt::<Int64Type>().ok_or_else(|| wrong("step"))?;
-    let timestamp = column("timestamp")?.as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(|| wrong("timestamp"))?;
-    let attempt = column("attempt")?.as_primitive_opt::<Int32Type>().ok_or_else(|| wrong("attempt"))?;
-    let seq = column("seq")?.as_primitive_opt::<Int64Type>().ok_or_else(|| wrong("seq"))?;
-    let kind = column("kind")?.as_primitive_opt::<Int8Type>().ok_or_else(|| wrong("kind"))?;
-    let value = column("value")?.as_primitive_opt::<Float64Type>().ok_or_else(|| wrong("value"))?;
-    let int = column("int_value")?.as_primitive_opt::<Int64Type>().ok_or_else(|| wrong("int_value"))?;
-    let text = column("text")?.as_string_opt::<i32>().ok_or_else(|| wrong("text"))?;
+    let wrong = |name: &str| StorageError::Damaged {
+        path: path.to_owned(),
+        offset: 0,
+        what: format!("column {name:?} has another type"),
+    };
+    let key = column("key")?
+        .as_string_opt::<i32>()
+        .ok_or_else(|| wrong("key"))?;
+    let rank = column("rank")?
+        .as_primitive_opt::<Int32Type>()
+        .ok_or_else(|| wrong("rank"))?;
+    let step = column("step")?
+        .as_primitive_opt::<Int64Type>()
+        .ok_or_else(|| wrong("step"))?;
+    let timestamp = column("timestamp")?
+        .as_primitive_opt::<TimestampMicrosecondType>()
+        .ok_or_else(|| wrong("timestamp"))?;
+    let attempt = column("attempt")?
+        .as_primitive_opt::<Int32Type>()
+        .ok_or_else(|| wrong("attempt"))?;
+    let seq = column("seq")?
+        .as_primitive_opt::<Int64Type>()
+        .ok_or_else(|| wrong("seq"))?;
+    let kind = column("kind")?
+        .as_primitive_opt::<Int8Type>()
+        .ok_or_else(|| wrong("kind"))?;
+    let value = column("value")?
+        .as_primitive_opt::<Float64Type>()
+        .ok_or_else(|| wrong("value"))?;
+    let int = column("int_value")?
+        .as_primitive_opt::<Int64Type>()
+        .ok_or_else(|| wrong("int_value"))?;
+    let text = column("text")?
+        .as_string_opt::<i32>()
+        .ok_or_else(|| wrong("text"))?;
     for i in 0..batch.num_rows() {
         let row = Row {
             key: key.value(i),

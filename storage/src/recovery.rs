@@ -39,7 +39,10 @@ impl RunWriter {
     /// # Errors
     /// When the folder can't be written, or what stands there is damaged beyond a torn tail.
     pub fn open(_lock: &OwnerLock, dir: &RunDir, seed: RunMeta) -> Result<(Self, Recovery)> {
-        let mut recovery = Recovery { existed: dir.meta().exists(), ..Recovery::default() };
+        let mut recovery = Recovery {
+            existed: dir.meta().exists(),
+            ..Recovery::default()
+        };
         for tmp in dir.temporaries()? {
             remove(&tmp)?;
         }
@@ -48,7 +51,11 @@ impl RunWriter {
         }
         let meta: RunMeta = yaml::read(&dir.meta())?.unwrap_or(seed);
         if meta.format > RUN_FORMAT {
-            return Err(StorageError::Format { path: dir.meta(), found: meta.format, known: RUN_FORMAT });
+            return Err(StorageError::Format {
+                path: dir.meta(),
+                found: meta.format,
+                known: RUN_FORMAT,
+            });
         }
         let params = yaml::read(&dir.config())?.unwrap_or(Param::Map(Vec::new()));
         let mut rows = Rows::default();
@@ -56,12 +63,22 @@ impl RunWriter {
         let published = segment::read_hi(&dir.metrics())?;
         let mut lo = published;
         let chain = segment_chain(dir, &mut lo)?;
-        for stale in dir.segments()?.into_iter().filter(|s| !chain.contains(&s.path)) {
+        for stale in dir
+            .segments()?
+            .into_iter()
+            .filter(|s| !chain.contains(&s.path))
+        {
             remove(&stale.path)?;
         }
         state.meta.rows = lo;
-        let text_ends = [dir.run_log(), dir.console_log()].map(|p| std::fs::metadata(p).map_or(0, |m| m.len()));
-        let mut replay = Replay { state: &mut state, rows: &mut rows, text_ends: None, recovery: &mut recovery };
+        let text_ends =
+            [dir.run_log(), dir.console_log()].map(|p| std::fs::metadata(p).map_or(0, |m| m.len()));
+        let mut replay = Replay {
+            state: &mut state,
+            rows: &mut rows,
+            text_ends: None,
+            recovery: &mut recovery,
+        };
         let logs = dir.wals()?;
         for (n, log) in logs.iter().enumerate() {
             replay.log(log, lo, n + 1 == logs.len())?;
@@ -70,16 +87,24 @@ impl RunWriter {
         let generation = logs.iter().map(|l| l.epoch).max().unwrap_or(0) + 1;
         state.meta.owner_epoch += 1;
         state.meta.format = RUN_FORMAT;
-        let bytes = std::fs::metadata(dir.metrics()).at("stat", &dir.metrics())?.len();
+        let bytes = std::fs::metadata(dir.metrics())
+            .at("stat", &dir.metrics())?
+            .len();
         let hi = lo + rows.len() as u64;
         if hi > lo {
             segment::write_sorted(&dir.segment(lo, hi), &rows, hi)?;
-            rows = Rows { keys: std::mem::take(&mut rows.keys), ..Rows::default() };
+            rows = Rows {
+                keys: std::mem::take(&mut rows.keys),
+                ..Rows::default()
+            };
         }
         state.meta.rows = hi;
         let mut encoder = FrameEncoder::default();
         let mut pending = Vec::new();
-        encoder.header(&mut pending, &header(&state, hi, text_ends[0], text_ends[1]));
+        encoder.header(
+            &mut pending,
+            &header(&state, hi, text_ends[0], text_ends[1]),
+        );
         let path = dir.wal(hi, generation);
         let file = durable::create(&path)?;
         let epoch = state.meta.owner_epoch;
@@ -90,7 +115,14 @@ impl RunWriter {
             pending_events: Vec::new(),
             rows,
             lo: hi,
-            log: Log { path, file, generation, written: 0, pending, dirty: true },
+            log: Log {
+                path,
+                file,
+                generation,
+                written: 0,
+                pending,
+                dirty: true,
+            },
             encoder,
             run_log: TextFile::open(&dir.run_log(), text_ends[0])?,
             console_log: TextFile::open(&dir.console_log(), text_ends[1])?,
@@ -114,13 +146,19 @@ impl RunWriter {
     fn begin(&mut self, recovery: &Recovery) -> Result<()> {
         let epoch = self.state.meta.owner_epoch;
         if recovery.existed {
-            let event = EventBody::OwnerChanged { epoch, recovered_rows: recovery.rows, torn_bytes: recovery.torn_bytes };
+            let event = EventBody::OwnerChanged {
+                epoch,
+                recovered_rows: recovery.rows,
+                torn_bytes: recovery.torn_bytes,
+            };
             self.pending_events.push(event);
         } else if let Some(run_id) = self.state.meta.id {
-            self.pending_events.push(EventBody::RunStarted { run_id, epoch });
+            self.pending_events
+                .push(EventBody::RunStarted { run_id, epoch });
         }
         for what in &recovery.problems {
-            self.pending_events.push(EventBody::Problem { what: what.clone() });
+            self.pending_events
+                .push(EventBody::Problem { what: what.clone() });
         }
         self.set_status(RunStatus::Running);
         durable::sync_dir(&self.dir.hidden())?;
@@ -158,9 +196,15 @@ impl Replay<'_> {
     /// Takes in one log; rows that segments hold already are left out, the rest of its frames are not.
     fn log(&mut self, log: &WalFile, sealed: u64, last: bool) -> Result<()> {
         let mut reader = WalReader::open(&log.path)?;
-        let Some(header) = reader.header()? else { return Ok(()) };
+        let Some(header) = reader.header()? else {
+            return Ok(());
+        };
         if header.format > WAL_FORMAT {
-            return Err(StorageError::Format { path: log.path.clone(), found: header.format, known: WAL_FORMAT });
+            return Err(StorageError::Format {
+                path: log.path.clone(),
+                found: header.format,
+                known: WAL_FORMAT,
+            });
         }
         self.state.meta.owner_epoch = self.state.meta.owner_epoch.max(header.epoch);
         self.text_ends = Some(header.text_ends);
@@ -169,7 +213,11 @@ impl Replay<'_> {
         }
         let expected = sealed + self.rows.len() as u64;
         if header.lo > expected {
-            return Err(StorageError::MissingRows { path: log.path.clone(), from: expected, to: header.lo });
+            return Err(StorageError::MissingRows {
+                path: log.path.clone(),
+                from: expected,
+                to: header.lo,
+            });
         }
         let fresh = header.lo >= sealed;
         loop {
@@ -182,7 +230,12 @@ impl Replay<'_> {
         }
     }
 
-    fn batch(&mut self, reader: &WalReader, batch: &crate::wal::BatchFrame, fresh: bool) -> Result<()> {
+    fn batch(
+        &mut self,
+        reader: &WalReader,
+        batch: &crate::wal::BatchFrame,
+        fresh: bool,
+    ) -> Result<()> {
         self.text_ends = Some(batch.text_ends);
         let id = reader.writers()[batch.writer as usize].id;
         let (writer, _) = self.state.register(id, "", 0);
@@ -226,7 +279,12 @@ impl Replay<'_> {
         if let Some(what) = damage {
             let kept = path.with_extension("wal.corrupt");
             std::fs::copy(path, &kept).at("keep", &kept)?;
-            self.recovery.problems.push(format!("{} is damaged at byte {}: {what}; a copy is kept as {}", path.display(), reader.offset(), kept.display()));
+            self.recovery.problems.push(format!(
+                "{} is damaged at byte {}: {what}; a copy is kept as {}",
+                path.display(),
+                reader.offset(),
+                kept.display()
+            ));
         }
         Ok(())
     }

@@ -5,7 +5,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Float64Builder, Int8Array, Int32Array, Int64Array, Int64Builder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray};
+use arrow::array::{
+    Float64Builder, Int8Array, Int32Array, Int64Array, Int64Builder, RecordBatch, StringArray,
+    StringBuilder, TimestampMicrosecondArray,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use expman_model::Value;
 use expman_model::record::ValueRef;
@@ -112,7 +115,10 @@ impl Rows {
     }
 
     /// Adds a row whose name was interned in `self.keys`.
-    #[expect(clippy::cast_possible_wrap, reason = "ranks and attempts stay far below 2^31, seqs below 2^63")]
+    #[expect(
+        clippy::cast_possible_wrap,
+        reason = "ranks and attempts stay far below 2^31, seqs below 2^63"
+    )]
     pub fn push(&mut self, key: u32, row: &Row<'_>) {
         self.key.push(key);
         self.rank.push(row.rank as i32);
@@ -145,8 +151,15 @@ impl Rows {
         self.seq.truncate(n);
         self.kind.truncate(n);
         self.bits.truncate(n);
-        let texts = self.kind.iter().zip(&self.bits).rev().find(|(k, _)| **k == 3);
-        self.texts.truncate(texts.map_or(0, |(_, at)| usize::try_from(*at).unwrap_or(usize::MAX).saturating_add(1)));
+        let texts = self
+            .kind
+            .iter()
+            .zip(&self.bits)
+            .rev()
+            .find(|(k, _)| **k == 3);
+        self.texts.truncate(texts.map_or(0, |(_, at)| {
+            usize::try_from(*at).unwrap_or(usize::MAX).saturating_add(1)
+        }));
     }
 
     /// Adds a row of another table.
@@ -157,7 +170,12 @@ impl Rows {
 
     /// Adds all rows of another table.
     pub fn extend(&mut self, other: &Self) {
-        let map: Vec<u32> = other.keys.names().iter().map(|n| self.keys.intern(n)).collect();
+        let map: Vec<u32> = other
+            .keys
+            .names()
+            .iter()
+            .map(|n| self.keys.intern(n))
+            .collect();
         for i in 0..other.len() {
             self.push(map[other.key[i] as usize], &other.row(i));
         }
@@ -165,7 +183,11 @@ impl Rows {
 
     /// The row at a place.
     #[must_use]
-    #[expect(clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "undoes the casts of push")]
+    #[expect(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_wrap,
+        reason = "undoes the casts of push"
+    )]
     pub fn row(&self, i: usize) -> Row<'_> {
         let bits = self.bits[i];
         Row {
@@ -179,7 +201,11 @@ impl Rows {
                 0 => ValueRef::Float(f64::from_bits(bits)),
                 1 => ValueRef::Int(bits as i64),
                 2 => ValueRef::Bool(bits != 0),
-                _ => ValueRef::Text(self.texts.get(usize::try_from(bits).unwrap_or(usize::MAX)).map_or("", |t| t)),
+                _ => ValueRef::Text(
+                    self.texts
+                        .get(usize::try_from(bits).unwrap_or(usize::MAX))
+                        .map_or("", |t| t),
+                ),
             },
         }
     }
@@ -196,19 +222,55 @@ impl Rows {
     }
 
     /// The order by (key, rank, step, arrival); rows without a step come first.
+    ///
+    /// Rows are first counted into their (key, rank) groups in order of arrival; a group whose steps
+    /// already rise, which is nearly every one, needs no sorting.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "takes back the low half")]
     pub fn sorted(&self) -> Vec<u32> {
-        let mut by_name: Vec<u32> = (0..u32::try_from(self.keys.len()).unwrap_or(u32::MAX)).collect();
-        by_name.sort_unstable_by(|&a, &b| self.keys.name(a).cmp(self.keys.name(b)));
-        let mut place = vec![0u32; by_name.len()];
-        for (at, &id) in (0u32..).zip(&by_name) {
-            place[id as usize] = at;
+        let mut groups: HashMap<u64, u32> = HashMap::new();
+        let mut last = (u64::MAX, 0);
+        let mut member = Vec::with_capacity(self.len());
+        for (&key, &rank) in self.key.iter().zip(&self.rank) {
+            let id = u64::from(key) << 32 | u64::from(rank.cast_unsigned());
+            if last.0 != id {
+                let next = u32::try_from(groups.len()).unwrap_or(u32::MAX);
+                last = (id, *groups.entry(id).or_insert(next));
+            }
+            member.push(last.1);
         }
-        let mut order: Vec<u32> = (0..u32::try_from(self.len()).unwrap_or(u32::MAX)).collect();
-        order.sort_by_key(|&i| {
-            let i = i as usize;
-            (place[self.key[i] as usize], self.rank[i], self.has_step[i], self.step[i])
-        });
+        let mut by_name: Vec<(&str, i32, u32)> = groups
+            .iter()
+            .map(|(id, group)| {
+                let key = u32::try_from(id >> 32).unwrap_or(u32::MAX);
+                (&**self.keys.name(key), (*id as u32).cast_signed(), *group)
+            })
+            .collect();
+        by_name.sort_unstable();
+        let mut sizes = vec![0usize; groups.len()];
+        for &group in &member {
+            sizes[group as usize] += 1;
+        }
+        let mut starts = vec![0usize; groups.len()];
+        let mut end = 0;
+        for (_, _, group) in &by_name {
+            starts[*group as usize] = end;
+            end += sizes[*group as usize];
+        }
+        let mut order = vec![0u32; self.len()];
+        let mut fill = starts.clone();
+        for (i, &group) in (0u32..).zip(&member) {
+            let at = &mut fill[group as usize];
+            order[*at] = i;
+            *at += 1;
+        }
+        let step = |&i: &u32| (self.has_step[i as usize], self.step[i as usize]);
+        for (start, size) in starts.iter().zip(&sizes) {
+            let group = &mut order[*start..start + size];
+            if !group.is_sorted_by_key(step) {
+                group.sort_by_key(step);
+            }
+        }
         order
     }
 
@@ -239,12 +301,30 @@ impl Rows {
         RecordBatch::try_new(
             schema(),
             vec![
-                Arc::new(StringArray::from_iter_values(order.iter().map(|i| self.keys.name(self.key[at(i)])))),
-                Arc::new(Int32Array::from_iter_values(order.iter().map(|i| self.rank[at(i)]))),
-                Arc::new(order.iter().map(|i| self.has_step[at(i)].then_some(self.step[at(i)])).collect::<Int64Array>()),
-                Arc::new(TimestampMicrosecondArray::from_iter_values(order.iter().map(|i| self.timestamp[at(i)])).with_timezone("UTC")),
-                Arc::new(Int32Array::from_iter_values(order.iter().map(|i| self.attempt[at(i)]))),
-                Arc::new(Int64Array::from_iter_values(order.iter().map(|i| self.seq[at(i)]))),
+                Arc::new(StringArray::from_iter_values(
+                    order.iter().map(|i| self.keys.name(self.key[at(i)])),
+                )),
+                Arc::new(Int32Array::from_iter_values(
+                    order.iter().map(|i| self.rank[at(i)]),
+                )),
+                Arc::new(
+                    order
+                        .iter()
+                        .map(|i| self.has_step[at(i)].then_some(self.step[at(i)]))
+                        .collect::<Int64Array>(),
+                ),
+                Arc::new(
+                    TimestampMicrosecondArray::from_iter_values(
+                        order.iter().map(|i| self.timestamp[at(i)]),
+                    )
+                    .with_timezone("UTC"),
+                ),
+                Arc::new(Int32Array::from_iter_values(
+                    order.iter().map(|i| self.attempt[at(i)]),
+                )),
+                Arc::new(Int64Array::from_iter_values(
+                    order.iter().map(|i| self.seq[at(i)]),
+                )),
                 Arc::new(kind),
                 Arc::new(value.finish()),
                 Arc::new(int.finish()),
@@ -288,17 +368,41 @@ pub fn schema() -> SchemaRef {
 mod tests {
     use super::*;
 
-    fn row(key: &'static str, rank: u32, step: Option<i64>, value: ValueRef<'static>) -> Row<'static> {
-        Row { key, rank, step, timestamp_us: 7, attempt: 0, seq: 1, value }
+    fn row(
+        key: &'static str,
+        rank: u32,
+        step: Option<i64>,
+        value: ValueRef<'static>,
+    ) -> Row<'static> {
+        Row {
+            key,
+            rank,
+            step,
+            timestamp_us: 7,
+            attempt: 0,
+            seq: 1,
+            value,
+        }
     }
 
     #[test]
     fn rows_sort_by_key_rank_step_and_arrival() {
         let mut rows = Rows::default();
-        for (key, rank, step, x) in [("b", 0, Some(2), 1.0), ("a", 1, Some(1), 2.0), ("a", 0, Some(9), 3.0), ("a", 0, Some(1), 4.0), ("a", 0, Some(1), 5.0), ("a", 0, None, 6.0)] {
+        for (key, rank, step, x) in [
+            ("b", 0, Some(2), 1.0),
+            ("a", 1, Some(1), 2.0),
+            ("a", 0, Some(9), 3.0),
+            ("a", 0, Some(1), 4.0),
+            ("a", 0, Some(1), 5.0),
+            ("a", 0, None, 6.0),
+        ] {
             rows.push_row(&row(key, rank, step, ValueRef::Float(x)));
         }
-        let values: Vec<_> = rows.sorted().into_iter().map(|i| rows.value(i as usize).as_f64().unwrap()).collect();
+        let values: Vec<_> = rows
+            .sorted()
+            .into_iter()
+            .map(|i| rows.value(i as usize).as_f64().unwrap())
+            .collect();
         assert_eq!(values, [6.0, 4.0, 5.0, 3.0, 2.0, 1.0]);
     }
 

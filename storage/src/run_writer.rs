@@ -15,7 +15,9 @@ use expman_model::limits::{CLOSE_MERGE_ROWS, SEAL_BYTES, SEAL_ROWS};
 use expman_model::meta::LastFlush;
 use expman_model::record::{KIND_METRICS, RecordHead, take_value};
 use expman_model::time::{now_us, parse_rfc3339, rfc3339_us};
-use expman_model::{CodecError, EventBody, RankState, Record, RecordBody, RunMeta, RunStatus, WriterId};
+use expman_model::{
+    CodecError, EventBody, RankState, Record, RecordBody, RunMeta, RunStatus, WriterId,
+};
 
 use crate::error::{At, Result, StorageError};
 use crate::events::EventLog;
@@ -119,20 +121,34 @@ impl RunWriter {
         if new {
             FrameEncoder::writer(&mut self.log.pending, &writer.wal_writer());
             let attempt = writer.meta.attempt;
-            self.pending_events.push(EventBody::RankJoined { rank: id.rank, incarnation: id.incarnation, attempt, host: host.to_owned(), pid });
+            self.pending_events.push(EventBody::RankJoined {
+                rank: id.rank,
+                incarnation: id.incarnation,
+                attempt,
+                host: host.to_owned(),
+                pid,
+            });
         } else if writer.meta.state == RankState::Lost {
             writer.meta.state = RankState::Live;
             writer.meta.status = RunStatus::Running;
             writer.meta.left_at = None;
         }
-        Registered { index, attempt: writer.meta.attempt, durable_seq: writer.meta.durable_seq }
+        Registered {
+            index,
+            attempt: writer.meta.attempt,
+            durable_seq: writer.meta.durable_seq,
+        }
     }
 
     /// How far a writer is.
     #[must_use]
     pub fn progress(&self, writer: u32) -> Progress {
         let w = &self.state.writers[writer as usize];
-        Progress { applied_seq: w.applied_seq, durable_seq: w.meta.durable_seq, last_step: w.meta.last_step }
+        Progress {
+            applied_seq: w.applied_seq,
+            durable_seq: w.meta.durable_seq,
+            last_step: w.meta.last_step,
+        }
     }
 
     /// Takes in a batch: the bytes of whole records in rising order. Records that are known already are dropped.
@@ -143,7 +159,10 @@ impl RunWriter {
     /// When the bytes are no records; nothing of the batch is then taken.
     pub fn append(&mut self, writer: u32, body: &[u8]) -> Result<u64> {
         let from = self.rows.len();
-        let ends = (self.run_log.pending().len(), self.console_log.pending().len());
+        let ends = (
+            self.run_log.pending().len(),
+            self.console_log.pending().len(),
+        );
         let mut others = Vec::new();
         match self.read_records(writer, body, &mut others) {
             Ok(upto) => self.commit(writer, from, upto, &others),
@@ -151,12 +170,20 @@ impl RunWriter {
                 self.rows.truncate(from);
                 self.run_log.pending().truncate(ends.0);
                 self.console_log.pending().truncate(ends.1);
-                Err(StorageError::Batch { writer: self.state.writers[writer as usize].id.to_string(), source })
+                Err(StorageError::Batch {
+                    writer: self.state.writers[writer as usize].id.to_string(),
+                    source,
+                })
             }
         }
     }
 
-    fn read_records(&mut self, writer: u32, mut body: &[u8], others: &mut Vec<u8>) -> Result<u64, CodecError> {
+    fn read_records(
+        &mut self,
+        writer: u32,
+        mut body: &[u8],
+        others: &mut Vec<u8>,
+    ) -> Result<u64, CodecError> {
         let w = &self.state.writers[writer as usize];
         let (rank, attempt, mut upto) = (w.id.rank, w.meta.attempt, w.applied_seq);
         while !body.is_empty() {
@@ -168,16 +195,47 @@ impl RunWriter {
             }
             upto = head.seq;
             if head.kind == KIND_METRICS {
-                let row = Row { key: "", rank, step: None, timestamp_us: head.timestamp_us, attempt, seq: head.seq, value: expman_model::record::ValueRef::Bool(false) };
+                let row = Row {
+                    key: "",
+                    rank,
+                    step: None,
+                    timestamp_us: head.timestamp_us,
+                    attempt,
+                    seq: head.seq,
+                    value: expman_model::record::ValueRef::Bool(false),
+                };
                 self.read_metrics(inner, row)?;
                 continue;
             }
             match Record::decode(record)?.0.body {
-                RecordBody::Message { level, logger, text } => {
-                    text::put_message(self.run_log.pending(), head.timestamp_us, rank, level, &logger, &text);
+                RecordBody::Message {
+                    level,
+                    logger,
+                    text,
+                } => {
+                    text::put_message(
+                        self.run_log.pending(),
+                        head.timestamp_us,
+                        rank,
+                        level,
+                        &logger,
+                        &text,
+                    );
                 }
-                RecordBody::Console { stream, ends_line, bytes } => {
-                    text::put_console(self.console_log.pending(), head.timestamp_us, rank, head.seq, stream, ends_line, &bytes);
+                RecordBody::Console {
+                    stream,
+                    ends_line,
+                    bytes,
+                } => {
+                    text::put_console(
+                        self.console_log.pending(),
+                        head.timestamp_us,
+                        rank,
+                        head.seq,
+                        stream,
+                        ends_line,
+                        &bytes,
+                    );
                 }
                 _ => others.extend_from_slice(record),
             }
@@ -206,17 +264,37 @@ impl RunWriter {
                     id
                 }
             };
-            self.rows.push(key, &Row { key: "", value, ..row });
+            self.rows.push(
+                key,
+                &Row {
+                    key: "",
+                    value,
+                    ..row
+                },
+            );
         }
-        if r.is_empty() { Ok(()) } else { Err(CodecError::Unknown { what: "bytes behind a record", value: r.rest().len() as u64 }) }
+        if r.is_empty() {
+            Ok(())
+        } else {
+            Err(CodecError::Unknown {
+                what: "bytes behind a record",
+                value: r.rest().len() as u64,
+            })
+        }
     }
 
     fn commit(&mut self, writer: u32, from: usize, upto_seq: u64, others: &[u8]) -> Result<u64> {
         if self.state.writers[writer as usize].applied_seq == upto_seq {
             return Ok(upto_seq);
         }
-        let head = BatchHead { writer, upto_seq, text_ends: [self.run_log.end(), self.console_log.end()] };
-        self.encoder.batch(&mut self.log.pending, &head, &self.rows, from, others).at("compress a frame of", &self.log.path)?;
+        let head = BatchHead {
+            writer,
+            upto_seq,
+            text_ends: [self.run_log.end(), self.console_log.end()],
+        };
+        self.encoder
+            .batch(&mut self.log.pending, &head, &self.rows, from, others)
+            .at("compress a frame of", &self.log.path)?;
         self.state.apply_rows(writer, &self.rows, from);
         let told = apply_others(&mut self.state, writer, others)?;
         self.pending_events.extend(told);
@@ -240,7 +318,10 @@ impl RunWriter {
         self.run_log.write()?;
         self.console_log.write()?;
         if !self.log.pending.is_empty() {
-            self.log.file.write_all_at(&self.log.pending, self.log.written).at("write", &self.log.path)?;
+            self.log
+                .file
+                .write_all_at(&self.log.pending, self.log.written)
+                .at("write", &self.log.path)?;
             self.log.written += self.log.pending.len() as u64;
             self.log.pending.clear();
             self.log.dirty = true;
@@ -291,8 +372,19 @@ impl RunWriter {
         w.meta.left_at = Some(rfc3339_us(now_us()));
         let (rank, incarnation, seq) = (w.id.rank, w.id.incarnation, w.applied_seq);
         let event = match state {
-            RankState::Lost => EventBody::RankLost { rank, incarnation, seq, last_step: w.meta.last_step, reason: reason.to_owned() },
-            _ => EventBody::RankLeft { rank, incarnation, status: w.meta.status, seq },
+            RankState::Lost => EventBody::RankLost {
+                rank,
+                incarnation,
+                seq,
+                last_step: w.meta.last_step,
+                reason: reason.to_owned(),
+            },
+            _ => EventBody::RankLeft {
+                rank,
+                incarnation,
+                status: w.meta.status,
+                seq,
+            },
         };
         self.pending_events.push(event);
         self.state.dirty = true;
@@ -305,9 +397,28 @@ impl RunWriter {
 
     /// Notes how the last barrier ended.
     pub fn flushed(&mut self, flush: LastFlush) {
-        let LastFlush { version, complete, elapsed_secs, ref missing, ref tag, .. } = flush;
-        self.pending_events.push(EventBody::FlushClosed { version, complete, missing: missing.clone(), elapsed_secs, tag: tag.clone() });
-        if self.state.meta.last_flush.as_ref().is_none_or(|last| last.version <= flush.version) {
+        let LastFlush {
+            version,
+            complete,
+            elapsed_secs,
+            ref missing,
+            ref tag,
+            ..
+        } = flush;
+        self.pending_events.push(EventBody::FlushClosed {
+            version,
+            complete,
+            missing: missing.clone(),
+            elapsed_secs,
+            tag: tag.clone(),
+        });
+        if self
+            .state
+            .meta
+            .last_flush
+            .as_ref()
+            .is_none_or(|last| last.version <= flush.version)
+        {
             self.state.meta.last_flush = Some(flush);
         }
         self.state.dirty = true;
@@ -325,8 +436,16 @@ impl RunWriter {
                 if to.is_finished() {
                     let now = now_us();
                     self.state.meta.finished_at = Some(rfc3339_us(now));
-                    let start = self.state.meta.started_at.as_deref().and_then(parse_rfc3339);
-                    #[expect(clippy::cast_precision_loss, reason = "microseconds of a run are far below 2^53")]
+                    let start = self
+                        .state
+                        .meta
+                        .started_at
+                        .as_deref()
+                        .and_then(parse_rfc3339);
+                    #[expect(
+                        clippy::cast_precision_loss,
+                        reason = "microseconds of a run are far below 2^53"
+                    )]
                     let secs = start.map(|start| (now - start).max(0) as f64 / 1e6);
                     self.state.meta.duration_secs = secs;
                 } else {
@@ -334,7 +453,8 @@ impl RunWriter {
                     self.state.meta.duration_secs = None;
                 }
                 let message = self.state.meta.error.as_ref().map(|e| e.message.clone());
-                self.pending_events.push(EventBody::Status { from, to, message });
+                self.pending_events
+                    .push(EventBody::Status { from, to, message });
                 self.state.dirty = true;
             }
             Err(e) => tracing::error!("status kept: {e}"),
@@ -370,7 +490,11 @@ impl RunWriter {
         }
         let age = self.opened_at.elapsed() / 20;
         let due = age.clamp(PUBLISH_AFTER.0, PUBLISH_AFTER.1);
-        if self.sealer.open() == 0 && self.total() > self.published.0 && self.published_at.elapsed() >= due && self.cheap() {
+        if self.sealer.open() == 0
+            && self.total() > self.published.0
+            && self.published_at.elapsed() >= due
+            && self.cheap()
+        {
             self.publish()?;
         }
         if (self.state.dirty || self.state.params_dirty) && self.saved_at.elapsed() >= SAVE_EVERY {
@@ -381,7 +505,8 @@ impl RunWriter {
 
     /// Whether copying the published bytes once more is worth it now.
     const fn cheap(&self) -> bool {
-        self.published.1 < expman_model::limits::PUBLISH_CHEAP_BYTES || (self.total() - self.published.0) * 4 >= self.total()
+        self.published.1 < expman_model::limits::PUBLISH_CHEAP_BYTES
+            || (self.total() - self.published.0) * 4 >= self.total()
     }
 
     fn settle(&mut self, done: Done) -> Result<()> {
@@ -401,16 +526,34 @@ impl RunWriter {
         let generation = self.log.generation + 1;
         let path = self.dir.wal(hi, generation);
         let mut pending = Vec::new();
-        self.encoder.header(&mut pending, &header(&self.state, hi, self.run_log.end(), self.console_log.end()));
+        self.encoder.header(
+            &mut pending,
+            &header(&self.state, hi, self.run_log.end(), self.console_log.end()),
+        );
         let file = durable::create(&path)?;
         file.write_all_at(&pending, 0).at("write", &path)?;
         file.sync_all().at("sync", &path)?;
         durable::sync_dir(&self.dir.hidden())?;
-        let next = Log { path, file, generation, written: pending.len() as u64, pending: Vec::new(), dirty: false };
+        let next = Log {
+            path,
+            file,
+            generation,
+            written: pending.len() as u64,
+            pending: Vec::new(),
+            dirty: false,
+        };
         let old = std::mem::replace(&mut self.log, next);
-        let empty = Rows { keys: self.rows.keys.clone(), ..Rows::default() };
+        let empty = Rows {
+            keys: self.rows.keys.clone(),
+            ..Rows::default()
+        };
         let rows = std::mem::replace(&mut self.rows, empty);
-        self.sealer.submit(Job::Seal { rows: Box::new(rows), lo: self.lo, hi, logs: vec![old.path] });
+        self.sealer.submit(Job::Seal {
+            rows: Box::new(rows),
+            lo: self.lo,
+            hi,
+            logs: vec![old.path],
+        });
         self.lo = hi;
         Ok(())
     }
@@ -439,7 +582,12 @@ impl RunWriter {
     /// Writers that have neither left nor been given up: after a recovery, those that may come back.
     #[must_use]
     pub fn live(&self) -> Vec<(u32, WriterId, Progress)> {
-        let live = self.state.writers.iter().zip(0u32..).filter(|(w, _)| w.meta.state == RankState::Live);
+        let live = self
+            .state
+            .writers
+            .iter()
+            .zip(0u32..)
+            .filter(|(w, _)| w.meta.state == RankState::Live);
         live.map(|(w, at)| (at, w.id, self.progress(at))).collect()
     }
 
@@ -454,10 +602,16 @@ impl RunWriter {
     pub fn outcome(&self) -> RunStatus {
         let mut last: BTreeMap<u32, RunStatus> = BTreeMap::new();
         for w in &self.state.writers {
-            let status = if w.meta.status.is_finished() { w.meta.status } else { RunStatus::Crashed };
+            let status = if w.meta.status.is_finished() {
+                w.meta.status
+            } else {
+                RunStatus::Crashed
+            };
             last.insert(w.id.rank, status);
         }
-        last.into_values().max_by_key(|s| s.weight()).unwrap_or(RunStatus::Crashed)
+        last.into_values()
+            .max_by_key(|s| s.weight())
+            .unwrap_or(RunStatus::Crashed)
     }
 
     /// Announces the number of ranks of the launch.
@@ -472,7 +626,12 @@ impl RunWriter {
     /// When a file can't be written; the commit log then still holds what the file lacks.
     pub fn finish(mut self) -> Result<()> {
         for (writer, _, _) in self.live() {
-            self.leave(writer, RankState::Lost, RunStatus::Crashed, "the run ended without a word from it");
+            self.leave(
+                writer,
+                RankState::Lost,
+                RunStatus::Crashed,
+                "the run ended without a word from it",
+            );
         }
         self.set_status(self.outcome());
         self.save()?;
@@ -505,23 +664,38 @@ impl RunWriter {
 }
 
 /// The first frame of a log that starts now.
-pub(crate) fn header(state: &RunState, lo: u64, run_log_end: u64, console_log_end: u64) -> WalHeader {
+pub(crate) fn header(
+    state: &RunState,
+    lo: u64,
+    run_log_end: u64,
+    console_log_end: u64,
+) -> WalHeader {
     WalHeader {
         format: WAL_FORMAT,
         run_id: state.meta.id,
         lo,
         epoch: state.meta.owner_epoch,
         text_ends: [run_log_end, console_log_end],
-        writers: state.writers.iter().map(crate::state::WriterState::wal_writer).collect(),
+        writers: state
+            .writers
+            .iter()
+            .map(crate::state::WriterState::wal_writer)
+            .collect(),
     }
 }
 
 /// Applies the encoded records of a batch that are neither metrics nor text.
-pub(crate) fn apply_others(state: &mut RunState, writer: u32, mut others: &[u8]) -> Result<Vec<EventBody>> {
+pub(crate) fn apply_others(
+    state: &mut RunState,
+    writer: u32,
+    mut others: &[u8],
+) -> Result<Vec<EventBody>> {
     let mut told = Vec::new();
     while !others.is_empty() {
-        let (record, used) = Record::decode(others)
-            .map_err(|source| StorageError::Batch { writer: state.writers[writer as usize].id.to_string(), source })?;
+        let (record, used) = Record::decode(others).map_err(|source| StorageError::Batch {
+            writer: state.writers[writer as usize].id.to_string(),
+            source,
+        })?;
         told.extend(state.apply_other(writer, record));
         others = &others[used..];
     }

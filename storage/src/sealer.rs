@@ -1,9 +1,9 @@
 //! The thread that sorts, encodes and publishes, so that commits never wait for Parquet.
 
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -20,7 +20,12 @@ const RETRY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) enum Job {
     /// Write the rows `[lo, hi)` as a segment, then remove the logs that held them.
-    Seal { rows: Box<Rows>, lo: u64, hi: u64, logs: Vec<PathBuf> },
+    Seal {
+        rows: Box<Rows>,
+        lo: u64,
+        hi: u64,
+        logs: Vec<PathBuf>,
+    },
     /// Join the segments to `metrics.parquet`, then remove them.
     Publish,
 }
@@ -55,7 +60,9 @@ impl Sealer {
             .spawn(move || {
                 for job in todo {
                     let done = match job {
-                        Job::Seal { rows, lo, hi, logs } => Done::Sealed(until(&leaving, || seal(&dir, &rows, lo, hi, &logs))),
+                        Job::Seal { rows, lo, hi, logs } => {
+                            Done::Sealed(until(&leaving, || seal(&dir, &rows, lo, hi, &logs)))
+                        }
                         Job::Publish => Done::Published(publish(&dir)),
                     };
                     if tell.send(done).is_err() {
@@ -64,7 +71,13 @@ impl Sealer {
                 }
             })
             .at("start a thread for", &root)?;
-        Ok(Self { jobs: Some(jobs), done, thread: Some(thread), open: 0, leave })
+        Ok(Self {
+            jobs: Some(jobs),
+            done,
+            thread: Some(thread),
+            open: 0,
+            leave,
+        })
     }
 
     /// How many jobs are not reported yet.
@@ -74,7 +87,11 @@ impl Sealer {
 
     /// Hands over a job; waits when one is already waiting.
     pub(crate) fn submit(&mut self, job: Job) {
-        if self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok()) {
+        if self
+            .jobs
+            .as_ref()
+            .is_some_and(|jobs| jobs.send(job).is_ok())
+        {
             self.open += 1;
         }
     }
@@ -142,7 +159,9 @@ fn publish(dir: &RunDir) -> Result<(u64, u64)> {
     let mut hi = segment::read_hi(&metrics)?;
     let chain = segment_chain(dir, &mut hi)?;
     if !chain.is_empty() {
-        let sources: Vec<_> = std::iter::once(metrics.as_path()).chain(chain.iter().map(PathBuf::as_path)).collect();
+        let sources: Vec<_> = std::iter::once(metrics.as_path())
+            .chain(chain.iter().map(PathBuf::as_path))
+            .collect();
         segment::splice(&metrics, &sources, hi)?;
         for path in &chain {
             remove(path)?;

@@ -38,7 +38,9 @@ fn properties(hi: u64) -> Result<WriterProperties, parquet::errors::ParquetError
         .set_key_value_metadata(Some(vec![KeyValue::new(HI.to_owned(), hi.to_string())]));
     for name in ["step", "timestamp", "seq", "int_value"] {
         let column = ColumnPath::from(name);
-        properties = properties.set_column_dictionary_enabled(column.clone(), false).set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
+        properties = properties
+            .set_column_dictionary_enabled(column.clone(), false)
+            .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
     }
     // No statistics: their order for floats is what older readers and NaN disagree about.
     let value = ColumnPath::from("value");
@@ -56,8 +58,11 @@ fn properties(hi: u64) -> Result<WriterProperties, parquet::errors::ParquetError
 pub fn write_sorted(path: &Path, rows: &Rows, hi: u64) -> Result<()> {
     let tmp = durable::temporary(path);
     let mut file = durable::create(&tmp)?;
-    let options = ArrowWriterOptions::new().with_properties(properties(hi).at("encode", &tmp)?).with_skip_arrow_metadata(true);
-    let mut writer = ArrowWriter::try_new_with_options(&mut file, schema(), options).at("encode", &tmp)?;
+    let options = ArrowWriterOptions::new()
+        .with_properties(properties(hi).at("encode", &tmp)?)
+        .with_skip_arrow_metadata(true);
+    let mut writer =
+        ArrowWriter::try_new_with_options(&mut file, schema(), options).at("encode", &tmp)?;
     for chunk in rows.sorted().chunks(CHUNK_ROWS) {
         let batch = rows.batch(chunk).at("encode", &tmp)?;
         writer.write(&batch).at("encode", &tmp)?;
@@ -78,8 +83,11 @@ pub fn splice(path: &Path, sources: &[&Path], hi: u64) -> Result<()> {
     let tmp = durable::temporary(path);
     let mut file = durable::create(&tmp)?;
     let props = Arc::new(properties(hi).at("encode", &tmp)?);
-    let descriptor = ArrowSchemaConverter::new().convert(&schema()).at("encode", &tmp)?;
-    let mut out = SerializedFileWriter::new(&mut file, descriptor.root_schema_ptr(), props).at("encode", &tmp)?;
+    let descriptor = ArrowSchemaConverter::new()
+        .convert(&schema())
+        .at("encode", &tmp)?;
+    let mut out = SerializedFileWriter::new(&mut file, descriptor.root_schema_ptr(), props)
+        .at("encode", &tmp)?;
     for source in sources {
         let input = File::open(source).at("open", source)?;
         let meta = metadata(&input, source)?;
@@ -107,14 +115,23 @@ pub fn splice(path: &Path, sources: &[&Path], hi: u64) -> Result<()> {
 }
 
 fn metadata(file: &File, path: &Path) -> Result<ParquetMetaData> {
-    ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional).parse_and_finish(file).at("read", path)
+    ParquetMetaDataReader::new()
+        .with_page_index_policy(PageIndexPolicy::Optional)
+        .parse_and_finish(file)
+        .at("read", path)
 }
 
 /// The `hi` that a file claims; `None` when it is not ours.
 #[must_use]
 pub fn claimed_hi(meta: &ParquetMetaData) -> Option<u64> {
     let pairs = meta.file_metadata().key_value_metadata()?;
-    pairs.iter().find(|kv| kv.key == HI)?.value.as_ref()?.parse().ok()
+    pairs
+        .iter()
+        .find(|kv| kv.key == HI)?
+        .value
+        .as_ref()?
+        .parse()
+        .ok()
 }
 
 /// The `hi` of a published file.
@@ -123,8 +140,14 @@ pub fn claimed_hi(meta: &ParquetMetaData) -> Option<u64> {
 /// When it is no Parquet file, or not ours.
 pub fn read_hi(path: &Path) -> Result<u64> {
     let file = File::open(path).at("open", path)?;
-    let meta = ParquetMetaDataReader::new().parse_and_finish(&file).at("read", path)?;
-    claimed_hi(&meta).ok_or_else(|| StorageError::Damaged { path: path.to_owned(), offset: 0, what: format!("its metadata lacks {HI}") })
+    let meta = ParquetMetaDataReader::new()
+        .parse_and_finish(&file)
+        .at("read", path)?;
+    claimed_hi(&meta).ok_or_else(|| StorageError::Damaged {
+        path: path.to_owned(),
+        offset: 0,
+        what: format!("its metadata lacks {HI}"),
+    })
 }
 
 /// Declares the type-defined column order for every column.
@@ -135,8 +158,14 @@ fn plain_column_orders(file: &File, path: &Path) -> Result<()> {
     const TRAILER: u64 = 8 + 1;
     let columns = schema().fields().len();
     let length = file.metadata().at("stat", path)?.len();
-    let damaged = |what: &str| StorageError::Damaged { path: path.to_owned(), offset: length, what: what.to_owned() };
-    let start = length.checked_sub(TRAILER + 3 * columns as u64).ok_or_else(|| damaged("the footer is too short"))?;
+    let damaged = |what: &str| StorageError::Damaged {
+        path: path.to_owned(),
+        offset: length,
+        what: what.to_owned(),
+    };
+    let start = length
+        .checked_sub(TRAILER + 3 * columns as u64)
+        .ok_or_else(|| damaged("the footer is too short"))?;
     let mut orders = durable::read_at(file, path, start, 3 * columns)?;
     for order in orders.chunks_exact_mut(3) {
         match order {
@@ -157,7 +186,15 @@ mod tests {
     fn rows(from: i64, n: i64) -> Rows {
         let mut rows = Rows::default();
         for i in from..from + n {
-            rows.push_row(&Row { key: "loss", rank: 0, step: Some(i), timestamp_us: i, attempt: 0, seq: 1, value: ValueRef::Float(0.5) });
+            rows.push_row(&Row {
+                key: "loss",
+                rank: 0,
+                step: Some(i),
+                timestamp_us: i,
+                attempt: 0,
+                seq: 1,
+                value: ValueRef::Float(0.5),
+            });
         }
         rows
     }
@@ -169,7 +206,10 @@ mod tests {
         write_sorted(&at("metrics"), &rows(0, 1000), 1000).unwrap();
         write_sorted(&at("seg"), &rows(1000, 500), 1500).unwrap();
         let before = durable::read(&at("metrics")).unwrap();
-        let group_end = metadata(&File::open(at("metrics")).unwrap(), &at("metrics")).unwrap().row_group(0).compressed_size();
+        let group_end = metadata(&File::open(at("metrics")).unwrap(), &at("metrics"))
+            .unwrap()
+            .row_group(0)
+            .compressed_size();
         splice(&at("metrics"), &[&at("metrics"), &at("seg")], 1500).unwrap();
         let after = durable::read(&at("metrics")).unwrap();
         let prefix = 4 + usize::try_from(group_end).unwrap();

@@ -6,7 +6,10 @@ use std::collections::HashMap;
 
 use expman_model::limits::SUMMARY_KEYS_MAX;
 use expman_model::time::{now_us, rfc3339_us};
-use expman_model::{EventBody, MetricSummary, Param, RankMeta, Record, RecordBody, RunError, RunMeta, RunStatus, WriterId};
+use expman_model::{
+    EventBody, MetricSummary, Param, RankMeta, Record, RecordBody, RunError, RunMeta, RunStatus,
+    WriterId,
+};
 
 use crate::rows::{KeyTable, Row, Rows};
 use crate::wal::WalWriter;
@@ -22,7 +25,13 @@ pub(crate) struct WriterState {
 
 impl WriterState {
     pub(crate) fn wal_writer(&self) -> WalWriter {
-        WalWriter { id: self.id, attempt: self.meta.attempt, upto_seq: self.applied_seq, host: self.meta.host.clone(), pid: self.meta.pid }
+        WalWriter {
+            id: self.id,
+            attempt: self.meta.attempt,
+            upto_seq: self.applied_seq,
+            host: self.meta.host.clone(),
+            pid: self.meta.pid,
+        }
     }
 }
 
@@ -60,8 +69,15 @@ impl RunState {
         };
         for (rank, incarnations) in std::mem::take(&mut state.meta.ranks) {
             for (attempt, meta) in (0u32..).zip(incarnations) {
-                let id = WriterId { rank, incarnation: meta.incarnation };
-                state.insert(WriterState { id, applied_seq: meta.durable_seq, meta: RankMeta { attempt, ..meta } });
+                let id = WriterId {
+                    rank,
+                    incarnation: meta.incarnation,
+                };
+                state.insert(WriterState {
+                    id,
+                    applied_seq: meta.durable_seq,
+                    meta: RankMeta { attempt, ..meta },
+                });
             }
         }
         state
@@ -89,7 +105,14 @@ impl RunState {
             ..RankMeta::default()
         };
         self.dirty = true;
-        (self.insert(WriterState { id, meta, applied_seq: 0 }), true)
+        (
+            self.insert(WriterState {
+                id,
+                meta,
+                applied_seq: 0,
+            }),
+            true,
+        )
     }
 
     /// A writer that the commit log names.
@@ -137,20 +160,50 @@ impl RunState {
                 self.params_dirty = true;
                 Some(EventBody::Params { rank, keys })
             }
-            RecordBody::Artifact { name, size, hash } => Some(EventBody::Artifact { rank, name, size, hash }),
-            RecordBody::Outcome { status, message, traceback } => {
+            RecordBody::Artifact { name, size, hash } => Some(EventBody::Artifact {
+                rank,
+                name,
+                size,
+                hash,
+            }),
+            RecordBody::Outcome {
+                status,
+                message,
+                traceback,
+            } => {
                 self.writers[at].meta.status = status;
                 if status == RunStatus::Failed && self.meta.error.is_none() {
-                    self.meta.error = Some(RunError { rank, message, traceback });
+                    self.meta.error = Some(RunError {
+                        rank,
+                        message,
+                        traceback,
+                    });
                 }
                 None
             }
-            RecordBody::Gap { from_seq, to_seq, count, reason } => {
-                *self.writers[at].meta.dropped.entry(reason.clone()).or_default() += count;
+            RecordBody::Gap {
+                from_seq,
+                to_seq,
+                count,
+                reason,
+            } => {
+                *self.writers[at]
+                    .meta
+                    .dropped
+                    .entry(reason.clone())
+                    .or_default() += count;
                 self.meta.dropped += count;
-                Some(EventBody::Gap { rank, from_seq, to_seq, count, reason })
+                Some(EventBody::Gap {
+                    rank,
+                    from_seq,
+                    to_seq,
+                    count,
+                    reason,
+                })
             }
-            RecordBody::Metrics { .. } | RecordBody::Message { .. } | RecordBody::Console { .. } => None,
+            RecordBody::Metrics { .. }
+            | RecordBody::Message { .. }
+            | RecordBody::Console { .. } => None,
         }
     }
 
@@ -158,9 +211,15 @@ impl RunState {
     pub(crate) fn record(&self, keys: &KeyTable) -> RunMeta {
         let mut meta = self.meta.clone();
         let known = keys.names().iter().zip(&self.summaries);
-        meta.metrics = known.filter_map(|(name, s)| Some((name.to_string(), s.clone()?))).take(SUMMARY_KEYS_MAX).collect();
+        meta.metrics = known
+            .filter_map(|(name, s)| Some((name.to_string(), s.clone()?)))
+            .take(SUMMARY_KEYS_MAX)
+            .collect();
         for writer in &self.writers {
-            meta.ranks.entry(writer.id.rank).or_default().push(writer.meta.clone());
+            meta.ranks
+                .entry(writer.id.rank)
+                .or_default()
+                .push(writer.meta.clone());
         }
         meta
     }

@@ -29,7 +29,12 @@ impl Tail {
     /// A tail that stands in front of the first row.
     #[must_use]
     pub fn new(dir: RunDir) -> Self {
-        Self { dir, log: None, end: 0, seen: HashMap::new() }
+        Self {
+            dir,
+            log: None,
+            end: 0,
+            seen: HashMap::new(),
+        }
     }
 
     /// How many rows the run had at the last poll.
@@ -51,7 +56,12 @@ impl Tail {
         while let Some(log) = &mut self.log {
             self.end += drain(log, &everything, &mut rows, &mut Vec::new())?;
             let at = log.path().to_owned();
-            let next = self.dir.wals()?.into_iter().filter(|w| w.lo == self.end && w.path > at).min();
+            let next = self
+                .dir
+                .wals()?
+                .into_iter()
+                .filter(|w| w.lo == self.end && w.path > at)
+                .min();
             match next {
                 Some(next) => match WalReader::open(&next.path) {
                     Ok(reader) => {
@@ -70,11 +80,22 @@ impl Tail {
             }
         }
         self.note(&rows);
-        if self.end > 0 && self.dir.wals()?.is_empty() && crate::segment::read_hi(&self.dir.metrics()).is_ok_and(|hi| hi == self.end) {
+        if self.end > 0
+            && self.dir.wals()?.is_empty()
+            && crate::segment::read_hi(&self.dir.metrics()).is_ok_and(|hi| hi == self.end)
+        {
             return Ok(rows);
         }
         let fresh = snapshot(&self.dir, &everything)?;
-        let new: Vec<_> = fresh.rows.iter().filter(|r| self.seen.get(&(r.rank, r.attempt)).is_none_or(|&seq| r.seq > seq)).collect();
+        let new: Vec<_> = fresh
+            .rows
+            .iter()
+            .filter(|r| {
+                self.seen
+                    .get(&(r.rank, r.attempt))
+                    .is_none_or(|&seq| r.seq > seq)
+            })
+            .collect();
         for row in &new {
             rows.push_row(row);
         }
@@ -109,7 +130,12 @@ impl TextTail {
             LogKind::Run => dir.run_log(),
             LogKind::Console => dir.console_log(),
         };
-        Self { path, kind, file: None, offset }
+        Self {
+            path,
+            kind,
+            file: None,
+            offset,
+        }
     }
 
     /// A tail that begins at most `bytes` before the end of the file, at the start of a record.
@@ -118,14 +144,24 @@ impl TextTail {
     /// When the file is there and can't be read.
     pub fn near_end(dir: &RunDir, kind: LogKind, bytes: u64) -> Result<Self> {
         let mut tail = Self::new(dir, kind, 0);
-        let Ok(file) = File::open(&tail.path) else { return Ok(tail) };
+        let Ok(file) = File::open(&tail.path) else {
+            return Ok(tail);
+        };
         let length = file.metadata().at("stat", &tail.path)?.len();
         if length <= bytes {
             return Ok(tail);
         }
         let from = length - bytes;
-        let chunk = durable::read_at(&file, &tail.path, from, usize::try_from(bytes).unwrap_or(usize::MAX))?;
-        let start = chunk.windows(2).position(|w| w == b"\n[").map_or(chunk.len(), |n| n + 1);
+        let chunk = durable::read_at(
+            &file,
+            &tail.path,
+            from,
+            usize::try_from(bytes).unwrap_or(usize::MAX),
+        )?;
+        let start = chunk
+            .windows(2)
+            .position(|w| w == b"\n[")
+            .map_or(chunk.len(), |n| n + 1);
         tail.offset = from + start as u64;
         Ok(tail)
     }
@@ -148,7 +184,9 @@ impl TextTail {
                 Err(e) => return Err(e).at("open", &self.path),
             }
         }
-        let Some(file) = &self.file else { return Ok(Vec::new()) };
+        let Some(file) = &self.file else {
+            return Ok(Vec::new());
+        };
         let bytes = durable::read_at(file, &self.path, self.offset, TEXT_CHUNK)?;
         let (lines, used) = parse(self.kind, &bytes, self.offset, false);
         self.offset += used as u64;

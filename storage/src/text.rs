@@ -13,22 +13,51 @@ use crate::durable;
 use crate::error::{At, Result};
 
 /// Appends a message: `[2026-01-01T00:00:00.000Z] [INFO] [rank 0] text`.
-pub fn put_message(out: &mut Vec<u8>, timestamp_us: i64, rank: u32, level: Level, logger: &str, text: &str) {
+pub fn put_message(
+    out: &mut Vec<u8>,
+    timestamp_us: i64,
+    rank: u32,
+    level: Level,
+    logger: &str,
+    text: &str,
+) {
     let head = if logger.is_empty() {
-        format!("[{}] [{}] [rank {rank}] ", rfc3339_ms(timestamp_us), level.name())
+        format!(
+            "[{}] [{}] [rank {rank}] ",
+            rfc3339_ms(timestamp_us),
+            level.name()
+        )
     } else {
-        let logger: String = logger.chars().map(|c| if c.is_control() || c == ']' { '_' } else { c }).collect();
-        format!("[{}] [{}] [rank {rank} {logger}] ", rfc3339_ms(timestamp_us), level.name())
+        let logger: String = logger
+            .chars()
+            .map(|c| if c.is_control() || c == ']' { '_' } else { c })
+            .collect();
+        format!(
+            "[{}] [{}] [rank {rank} {logger}] ",
+            rfc3339_ms(timestamp_us),
+            level.name()
+        )
     };
     out.extend_from_slice(head.as_bytes());
     put_lines(out, text.as_bytes());
 }
 
 /// Appends captured output: `[2026-01-01T00:00:00.000000Z] [rank 0 out 17] text`; a `+` behind the number says that the line goes on.
-pub fn put_console(out: &mut Vec<u8>, timestamp_us: i64, rank: u32, seq: u64, stream: Stream, ends_line: bool, bytes: &[u8]) {
+pub fn put_console(
+    out: &mut Vec<u8>,
+    timestamp_us: i64,
+    rank: u32,
+    seq: u64,
+    stream: Stream,
+    ends_line: bool,
+    bytes: &[u8],
+) {
     let stream = if stream == Stream::Out { "out" } else { "err" };
     let more = if ends_line { "" } else { "+" };
-    let head = format!("[{}] [rank {rank} {stream} {seq}{more}] ", rfc3339_us(timestamp_us));
+    let head = format!(
+        "[{}] [rank {rank} {stream} {seq}{more}] ",
+        rfc3339_us(timestamp_us)
+    );
     out.extend_from_slice(head.as_bytes());
     put_lines(out, bytes);
 }
@@ -95,27 +124,49 @@ pub fn parse(kind: LogKind, bytes: &[u8], base: u64, ended: bool) -> (Vec<LogLin
         at += n + 1;
     }
     let tail_continues = bytes.get(at) == Some(&b'\t');
-    if tail_continues && !ended && let Some(last) = lines.pop() {
+    if tail_continues
+        && !ended
+        && let Some(last) = lines.pop()
+    {
         at = usize::try_from(last.offset - base).unwrap_or(at);
     }
     (lines, at)
 }
 
 fn foreign(line: &[u8], offset: u64) -> LogLine {
-    LogLine { timestamp_us: 0, rank: 0, level: None, stream: None, logger: String::new(), seq: 0, ends_line: true, text: line.to_vec(), offset }
+    LogLine {
+        timestamp_us: 0,
+        rank: 0,
+        level: None,
+        stream: None,
+        logger: String::new(),
+        seq: 0,
+        ends_line: true,
+        text: line.to_vec(),
+        offset,
+    }
 }
 
 fn parse_line(kind: LogKind, line: &[u8], offset: u64) -> Option<LogLine> {
     let (time, rest) = bracket(line)?;
     let timestamp_us = parse_rfc3339(time)?;
-    let empty = LogLine { timestamp_us, ..foreign(b"", offset) };
+    let empty = LogLine {
+        timestamp_us,
+        ..foreign(b"", offset)
+    };
     match kind {
         LogKind::Run => {
             let (level, rest) = bracket(rest)?;
             let (who, text) = bracket(rest)?;
             let who = who.strip_prefix("rank ")?;
             let (rank, logger) = who.split_once(' ').unwrap_or((who, ""));
-            Some(LogLine { rank: rank.parse().ok()?, level: Some(Level::parse(level)?), logger: logger.to_owned(), text: text.to_vec(), ..empty })
+            Some(LogLine {
+                rank: rank.parse().ok()?,
+                level: Some(Level::parse(level)?),
+                logger: logger.to_owned(),
+                text: text.to_vec(),
+                ..empty
+            })
         }
         LogKind::Console => {
             let (who, text) = bracket(rest)?;
@@ -128,7 +179,14 @@ fn parse_line(kind: LogKind, line: &[u8], offset: u64) -> Option<LogLine> {
             };
             let seq = parts.next()?;
             let ends_line = !seq.ends_with('+');
-            Some(LogLine { rank, stream: Some(stream), seq: seq.trim_end_matches('+').parse().ok()?, ends_line, text: text.to_vec(), ..empty })
+            Some(LogLine {
+                rank,
+                stream: Some(stream),
+                seq: seq.trim_end_matches('+').parse().ok()?,
+                ends_line,
+                text: text.to_vec(),
+                ..empty
+            })
         }
     }
 }
@@ -138,7 +196,10 @@ fn bracket(line: &[u8]) -> Option<(&str, &[u8])> {
     let line = line.strip_prefix(b"[")?;
     let end = line.iter().position(|&b| b == b']')?;
     let rest = line.get(end + 1..)?;
-    Some((std::str::from_utf8(&line[..end]).ok()?, rest.strip_prefix(b" ").unwrap_or(rest)))
+    Some((
+        std::str::from_utf8(&line[..end]).ok()?,
+        rest.strip_prefix(b" ").unwrap_or(rest),
+    ))
 }
 
 /// One of the two text files, written at a known end so that a failed write can be repeated.
@@ -160,7 +221,13 @@ impl TextFile {
         if length > written {
             file.set_len(written).at("cut", path)?;
         }
-        Ok(Self { path: path.to_owned(), file, written, dirty: false, pending: Vec::new() })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            written,
+            dirty: false,
+            pending: Vec::new(),
+        })
     }
 
     /// Where new records go.
@@ -178,7 +245,8 @@ impl TextFile {
         if self.pending.is_empty() {
             return Ok(());
         }
-        std::os::unix::fs::FileExt::write_all_at(&self.file, &self.pending, self.written).at("write", &self.path)?;
+        std::os::unix::fs::FileExt::write_all_at(&self.file, &self.pending, self.written)
+            .at("write", &self.path)?;
         self.written += self.pending.len() as u64;
         self.pending.clear();
         self.dirty = true;
@@ -188,7 +256,10 @@ impl TextFile {
     /// Makes what was written durable.
     pub(crate) fn sync(&mut self) -> Result<()> {
         if std::mem::take(&mut self.dirty) {
-            self.file.flush().and_then(|()| self.file.sync_data()).at("sync", &self.path)?;
+            self.file
+                .flush()
+                .and_then(|()| self.file.sync_data())
+                .at("sync", &self.path)?;
         }
         Ok(())
     }

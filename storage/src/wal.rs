@@ -93,7 +93,9 @@ fn frame(out: &mut Vec<u8>, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(&[0; 8]);
     out.push(kind);
     fill(out);
-    let length = u32::try_from(out.len() - start - HEADER_BYTES).unwrap_or(u32::MAX).to_le_bytes();
+    let length = u32::try_from(out.len() - start - HEADER_BYTES)
+        .unwrap_or(u32::MAX)
+        .to_le_bytes();
     out[start + 4..start + 8].copy_from_slice(&length);
     let crc = crc32c::crc32c_append(crc32c::crc32c(&length), &out[start + HEADER_BYTES..]);
     out[start + 8..start + 12].copy_from_slice(&crc.to_le_bytes());
@@ -121,7 +123,14 @@ impl FrameEncoder {
     }
 
     /// Adds a batch whose metric rows are those of `rows` from `from` on.
-    pub(crate) fn batch(&mut self, out: &mut Vec<u8>, head: &BatchHead, rows: &Rows, from: usize, others: &[u8]) -> std::io::Result<()> {
+    pub(crate) fn batch(
+        &mut self,
+        out: &mut Vec<u8>,
+        head: &BatchHead,
+        rows: &Rows,
+        from: usize,
+        others: &[u8],
+    ) -> std::io::Result<()> {
         let mut raw = std::mem::take(&mut self.raw);
         raw.clear();
         self.columns(&mut raw, rows, from);
@@ -168,8 +177,15 @@ impl FrameEncoder {
             let bits = if *kind == 3 { 0 } else { *bits };
             raw.extend_from_slice(&bits.to_le_bytes());
         }
-        for (bits, _) in rows.bits[from..].iter().zip(&rows.kind[from..]).filter(|(_, k)| **k == 3) {
-            put_bytes(raw, rows.texts[usize::try_from(*bits).unwrap_or(usize::MAX)].as_bytes());
+        for (bits, _) in rows.bits[from..]
+            .iter()
+            .zip(&rows.kind[from..])
+            .filter(|(_, k)| **k == 3)
+        {
+            put_bytes(
+                raw,
+                rows.texts[usize::try_from(*bits).unwrap_or(usize::MAX)].as_bytes(),
+            );
         }
     }
 }
@@ -210,7 +226,10 @@ impl FrameDecoder {
                 self.writers.push(writer.clone());
                 Ok(Frame::Writer(writer))
             }
-            KIND_BATCH => self.batch(rest).map(|batch| Frame::Batch(Box::new(batch))).map_err(|e| e.to_string()),
+            KIND_BATCH => self
+                .batch(rest)
+                .map(|batch| Frame::Batch(Box::new(batch)))
+                .map_err(|e| e.to_string()),
             other => Err(format!("unknown frame kind {other}")),
         }
     }
@@ -222,18 +241,32 @@ impl FrameDecoder {
         let text_ends = [r.u64("run.log end")?, r.u64("console.log end")?];
         let n = r.u32("row count")? as usize;
         let raw_len = r.u32("body length")? as usize;
-        let id = self.writers.get(writer as usize).ok_or(CodecError::Unknown { what: "writer", value: writer.into() })?;
+        let id = self
+            .writers
+            .get(writer as usize)
+            .ok_or(CodecError::Unknown {
+                what: "writer",
+                value: writer.into(),
+            })?;
         let (rank, attempt) = (id.id.rank, id.attempt);
-        let raw = zstd::bulk::decompress(r.rest(), raw_len.min(PAYLOAD_BYTES_MAX * 4)).map_err(|_bad| CodecError::Truncated("batch body"))?;
+        let raw = zstd::bulk::decompress(r.rest(), raw_len.min(PAYLOAD_BYTES_MAX * 4))
+            .map_err(|_bad| CodecError::Truncated("batch body"))?;
         let mut r = Reader::new(&raw);
         for _ in 0..r.u32("name count")? {
             let id = r.u32("name number")?;
             self.names.insert(id, r.str("metric name")?.to_owned());
         }
         let column = |r: &mut Reader<'_>, what| -> Result<Vec<u64>, CodecError> {
-            Ok(r.take(n.saturating_mul(8), what)?.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default())).collect())
+            Ok(r.take(n.saturating_mul(8), what)?
+                .chunks_exact(8)
+                .map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default()))
+                .collect())
         };
-        let keys: Vec<u32> = r.take(n.saturating_mul(4), "keys")?.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap_or_default())).collect();
+        let keys: Vec<u32> = r
+            .take(n.saturating_mul(4), "keys")?
+            .chunks_exact(4)
+            .map(|b| u32::from_le_bytes(b.try_into().unwrap_or_default()))
+            .collect();
         let steps = column(&mut r, "steps")?;
         let timestamps = column(&mut r, "timestamps")?;
         let seqs = column(&mut r, "seqs")?;
@@ -247,9 +280,17 @@ impl FrameDecoder {
                 1 => ValueRef::Int(bits[i].cast_signed()),
                 2 => ValueRef::Bool(bits[i] != 0),
                 3 => ValueRef::Text(r.str("text value")?),
-                other => return Err(CodecError::Unknown { what: "value kind", value: other.into() }),
+                other => {
+                    return Err(CodecError::Unknown {
+                        what: "value kind",
+                        value: other.into(),
+                    });
+                }
             };
-            let key = self.names.get(&keys[i]).ok_or(CodecError::Unknown { what: "metric name", value: keys[i].into() })?;
+            let key = self.names.get(&keys[i]).ok_or(CodecError::Unknown {
+                what: "metric name",
+                value: keys[i].into(),
+            })?;
             rows.push_row(&Row {
                 key,
                 rank,
@@ -260,7 +301,13 @@ impl FrameDecoder {
                 value,
             });
         }
-        Ok(BatchFrame { writer, upto_seq, text_ends, rows, others: r.bytes("other records")?.to_vec() })
+        Ok(BatchFrame {
+            writer,
+            upto_seq,
+            text_ends,
+            rows,
+            others: r.bytes("other records")?.to_vec(),
+        })
     }
 }
 
@@ -289,7 +336,12 @@ impl WalReader {
     /// When it can't be opened.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).at("open", path)?;
-        Ok(Self { path: path.to_owned(), file, offset: 0, decoder: FrameDecoder::default() })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            offset: 0,
+            decoder: FrameDecoder::default(),
+        })
     }
 
     /// Where the next frame begins.
@@ -319,12 +371,18 @@ impl WalReader {
         if head.len() < HEADER_BYTES {
             return Ok(Err(Next::End));
         }
-        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let length = word(4) as usize;
         if word(0) != MAGIC || length > PAYLOAD_BYTES_MAX {
             return Ok(Err(Next::Bad("no frame begins here".to_owned())));
         }
-        let payload = durable::read_at(&self.file, &self.path, self.offset + HEADER_BYTES as u64, length)?;
+        let payload = durable::read_at(
+            &self.file,
+            &self.path,
+            self.offset + HEADER_BYTES as u64,
+            length,
+        )?;
         if payload.len() < length {
             return Ok(Err(Next::End));
         }
@@ -347,10 +405,17 @@ impl WalReader {
     pub fn header(&mut self) -> Result<Option<WalHeader>> {
         match self.next_frame()? {
             Ok(Frame::Header(header)) => Ok(Some(header)),
-            Ok(_) => Err(StorageError::Damaged { path: self.path.clone(), offset: 0, what: "the log does not begin with a header".to_owned() }),
+            Ok(_) => Err(StorageError::Damaged {
+                path: self.path.clone(),
+                offset: 0,
+                what: "the log does not begin with a header".to_owned(),
+            }),
             Err(Next::End) => Ok(None),
-            Err(Next::Bad(what)) => Err(StorageError::Damaged { path: self.path.clone(), offset: 0, what }),
+            Err(Next::Bad(what)) => Err(StorageError::Damaged {
+                path: self.path.clone(),
+                offset: 0,
+                what,
+            }),
         }
     }
 }
-

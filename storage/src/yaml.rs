@@ -17,15 +17,23 @@ const YAML_BYTES_MAX: u64 = 64 << 20;
 /// When it can't be read, or is not YAML of this shape.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     if std::fs::metadata(path).is_ok_and(|m| m.len() > YAML_BYTES_MAX) {
-        return Err(StorageError::Yaml { path: path.to_owned(), what: format!("larger than {YAML_BYTES_MAX} bytes") });
+        return Err(StorageError::Yaml {
+            path: path.to_owned(),
+            what: format!("larger than {YAML_BYTES_MAX} bytes"),
+        });
     }
-    let Some(bytes) = durable::read_if_there(path)? else { return Ok(None) };
+    let Some(bytes) = durable::read_if_there(path)? else {
+        return Ok(None);
+    };
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
     serde_yaml::from_slice(&bytes)
         .map(Some)
-        .map_err(|e| StorageError::Yaml { path: path.to_owned(), what: e.to_string() })
+        .map_err(|e| StorageError::Yaml {
+            path: path.to_owned(),
+            what: e.to_string(),
+        })
 }
 
 /// Writes a YAML file, all or nothing.
@@ -33,8 +41,10 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 /// # Errors
 /// When the value has no YAML form, or the file can't be written.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let text = serde_saphyr::to_string(value)
-        .map_err(|e| StorageError::Yaml { path: path.to_owned(), what: e.to_string() })?;
+    let text = serde_saphyr::to_string(value).map_err(|e| StorageError::Yaml {
+        path: path.to_owned(),
+        what: e.to_string(),
+    })?;
     durable::replace(path, text.as_bytes())
 }
 
@@ -48,8 +58,27 @@ mod tests {
     fn words_that_yaml_readers_take_for_something_else_come_back_as_text() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("c.yaml");
-        let words = ["on", "12:30:45", "1e-300", "null", "~", "0x10", "- a", "a: b", "#", "", " x ", "multi\nline", "ünï"];
-        let map = Param::Map(words.iter().map(|w| ((*w).to_owned() + "k", Param::Text((*w).to_owned()))).collect());
+        let words = [
+            "on",
+            "12:30:45",
+            "1e-300",
+            "null",
+            "~",
+            "0x10",
+            "- a",
+            "a: b",
+            "#",
+            "",
+            " x ",
+            "multi\nline",
+            "ünï",
+        ];
+        let map = Param::Map(
+            words
+                .iter()
+                .map(|w| ((*w).to_owned() + "k", Param::Text((*w).to_owned())))
+                .collect(),
+        );
         write(&path, &map).unwrap();
         assert_eq!(read::<Param>(&path).unwrap(), Some(map));
     }
@@ -58,7 +87,13 @@ mod tests {
     fn numbers_come_back_exact() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("c.yaml");
-        let list = Param::List(vec![Param::Float(1e-300), Param::Float(0.1), Param::Int(i64::MIN), Param::Float(f64::INFINITY), Param::Float(5.0)]);
+        let list = Param::List(vec![
+            Param::Float(1e-300),
+            Param::Float(0.1),
+            Param::Int(i64::MIN),
+            Param::Float(f64::INFINITY),
+            Param::Float(5.0),
+        ]);
         write(&path, &list).unwrap();
         assert_eq!(read::<Param>(&path).unwrap(), Some(list));
     }

@@ -1,9 +1,17 @@
 //! The writer, its recovery and its readers, on real files.
-#![expect(clippy::unwrap_used, clippy::cast_precision_loss, clippy::disallowed_methods, reason = "a test ends at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    clippy::disallowed_methods,
+    reason = "a test ends at the first surprise"
+)]
 
 use std::path::Path;
 
-use expman_model::{Incarnation, Level, Param, Point, RankState, Record, RecordBody, RunMeta, RunStatus, Value, WriterId};
+use expman_model::{
+    Incarnation, Level, Param, Point, RankState, Record, RecordBody, RunMeta, RunStatus, Value,
+    WriterId,
+};
 use expman_storage::{Filter, OwnerLock, RunDir, RunWriter, Tail, snapshot};
 
 fn dir(base: &Path) -> RunDir {
@@ -17,21 +25,43 @@ fn open(dir: &RunDir) -> (OwnerLock, RunWriter) {
 }
 
 fn rank(n: u32) -> WriterId {
-    WriterId { rank: n, incarnation: Incarnation(u64::from(n) + 1) }
+    WriterId {
+        rank: n,
+        incarnation: Incarnation(u64::from(n) + 1),
+    }
 }
 
 fn body(seqs: std::ops::RangeInclusive<u64>) -> Vec<u8> {
     let mut out = Vec::new();
     for seq in seqs {
-        let points = vec![Point::new("loss", Value::Float(seq as f64)), Point::new("n", Value::Int(seq.cast_signed()))];
-        Record { seq, timestamp_us: 1, body: RecordBody::Metrics { step: Some(seq.cast_signed()), points } }.encode(&mut out);
+        let points = vec![
+            Point::new("loss", Value::Float(seq as f64)),
+            Point::new("n", Value::Int(seq.cast_signed())),
+        ];
+        Record {
+            seq,
+            timestamp_us: 1,
+            body: RecordBody::Metrics {
+                step: Some(seq.cast_signed()),
+                points,
+            },
+        }
+        .encode(&mut out);
     }
     out
 }
 
 fn losses(dir: &RunDir) -> Vec<f64> {
-    let filter = Filter { keys: Some(["loss".to_owned()].into()), ..Filter::default() };
-    let mut found: Vec<_> = snapshot(dir, &filter).unwrap().rows.iter().map(|r| r.seq as f64).collect();
+    let filter = Filter {
+        keys: Some(["loss".to_owned()].into()),
+        ..Filter::default()
+    };
+    let mut found: Vec<_> = snapshot(dir, &filter)
+        .unwrap()
+        .rows
+        .iter()
+        .map(|r| r.seq as f64)
+        .collect();
     found.sort_by(f64::total_cmp);
     found
 }
@@ -65,7 +95,10 @@ fn synced_rows_survive_a_crash_and_repeats_are_dropped() {
     assert_eq!(losses(&dir), upto(15));
     assert!(dir.wals().unwrap().is_empty() && dir.segments().unwrap().is_empty());
     let meta = expman_storage::catalog::open_run(dir.root()).unwrap().meta;
-    assert_eq!((meta.status, meta.rows, meta.metrics["loss"].count), (RunStatus::Finished, 30, 15));
+    assert_eq!(
+        (meta.status, meta.rows, meta.metrics["loss"].count),
+        (RunStatus::Finished, 30, 15)
+    );
 }
 
 #[test]
@@ -78,11 +111,24 @@ fn a_log_cut_anywhere_recovers_a_prefix() {
         let at = w.register(rank(0), "h", 1).index;
         w.sync().unwrap();
         for n in 0..5 {
-            ends.push(std::fs::metadata(&first.wals().unwrap()[0].path).unwrap().len());
+            ends.push(
+                std::fs::metadata(&first.wals().unwrap()[0].path)
+                    .unwrap()
+                    .len(),
+            );
             let mut batch = body(n * 3 + 1..=n * 3 + 3);
             if n == 2 {
-                let text = RecordBody::Message { level: Level::INFO, logger: String::new(), text: "hello".to_owned() };
-                Record { seq: 10, timestamp_us: 1, body: text }.encode(&mut batch);
+                let text = RecordBody::Message {
+                    level: Level::INFO,
+                    logger: String::new(),
+                    text: "hello".to_owned(),
+                };
+                Record {
+                    seq: 10,
+                    timestamp_us: 1,
+                    body: text,
+                }
+                .encode(&mut batch);
             }
             w.append(at, &batch).unwrap();
             w.sync().unwrap();
@@ -95,9 +141,13 @@ fn a_log_cut_anywhere_recovers_a_prefix() {
         copy_tree(first.root(), copy.root());
         std::fs::write(copy.wals().unwrap()[0].path.clone(), &whole[..cut]).unwrap();
         let (_lock, w) = open(&copy);
-        let want = ends.iter().filter(|&&e| e <= cut as u64).count() as u64 - 1 + u64::from(cut == whole.len());
+        let want = ends.iter().filter(|&&e| e <= cut as u64).count() as u64 - 1
+            + u64::from(cut == whole.len());
         let rows = losses(&copy).len() as u64;
-        assert!(rows == want * 3 || rows == want * 3 - 1, "cut at {cut}: {rows} rows, {want} batches");
+        assert!(
+            rows == want * 3 || rows == want * 3 - 1,
+            "cut at {cut}: {rows} rows, {want} batches"
+        );
         let log = std::fs::read_to_string(copy.run_log()).unwrap();
         assert_eq!(log.contains("hello"), want >= 3, "cut at {cut}");
         drop(w);
@@ -119,11 +169,23 @@ fn a_tail_sees_every_row_once_while_files_move() {
             w.publish_now().unwrap();
         }
         if n % 4 != 2 {
-            seen.extend(tail.poll().unwrap().iter().filter(|r| r.key == "n").map(|r| r.seq));
+            seen.extend(
+                tail.poll()
+                    .unwrap()
+                    .iter()
+                    .filter(|r| r.key == "n")
+                    .map(|r| r.seq),
+            );
         }
     }
     w.finish().unwrap();
-    seen.extend(tail.poll().unwrap().iter().filter(|r| r.key == "n").map(|r| r.seq));
+    seen.extend(
+        tail.poll()
+            .unwrap()
+            .iter()
+            .filter(|r| r.key == "n")
+            .map(|r| r.seq),
+    );
     assert!(tail.poll().unwrap().is_empty());
     seen.sort_unstable();
     assert_eq!(seen, (1..=200).collect::<Vec<u64>>());
@@ -137,7 +199,12 @@ fn a_batch_that_is_no_records_changes_nothing() {
     let at = w.register(rank(0), "h", 1).index;
     let mut bad = body(1..=5);
     bad.extend_from_slice(b"\x20\0\0\0garbage that is long enough to be one record");
-    assert!(w.append(at, &bad).unwrap_err().to_string().contains("rank 0"));
+    assert!(
+        w.append(at, &bad)
+            .unwrap_err()
+            .to_string()
+            .contains("rank 0")
+    );
     w.append(at, &body(1..=5)).unwrap();
     w.sync().unwrap();
     assert_eq!(losses(&dir), upto(5));
@@ -152,15 +219,28 @@ fn parameters_and_scalars_survive_a_crash() {
         let at = w.register(rank(3), "h", 1).index;
         let mut batch = Vec::new();
         let params = Param::Map(vec![("lr".to_owned(), Param::Float(0.1))]);
-        Record { seq: 1, timestamp_us: 1, body: RecordBody::Params(params) }.encode(&mut batch);
-        Record { seq: 2, timestamp_us: 1, body: RecordBody::Scalar(Point::new("best", Value::Float(f64::NAN))) }.encode(&mut batch);
+        Record {
+            seq: 1,
+            timestamp_us: 1,
+            body: RecordBody::Params(params),
+        }
+        .encode(&mut batch);
+        Record {
+            seq: 2,
+            timestamp_us: 1,
+            body: RecordBody::Scalar(Point::new("best", Value::Float(f64::NAN))),
+        }
+        .encode(&mut batch);
         w.append(at, &batch).unwrap();
         w.sync().unwrap();
     }
     let (_lock, mut w) = open(&dir);
     w.save().unwrap();
     let config: Param = expman_storage::yaml::read(&dir.config()).unwrap().unwrap();
-    assert_eq!(config, Param::Map(vec![("lr".to_owned(), Param::Float(0.1))]));
+    assert_eq!(
+        config,
+        Param::Map(vec![("lr".to_owned(), Param::Float(0.1))])
+    );
     assert!(matches!(w.meta().scalars["best"], Value::Float(x) if x.is_nan()));
 }
 
@@ -169,7 +249,12 @@ fn a_second_owner_is_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = dir(tmp.path());
     let _first = open(&dir);
-    assert!(OwnerLock::take(&dir).unwrap_err().to_string().contains("locked by another owner"));
+    assert!(
+        OwnerLock::take(&dir)
+            .unwrap_err()
+            .to_string()
+            .contains("locked by another owner")
+    );
 }
 
 fn copy_tree(from: &Path, to: &Path) {

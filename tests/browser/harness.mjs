@@ -1,6 +1,7 @@
 // Real processes for the tests: a logging Python, `expman serve`, and a browser.
 
 import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -27,11 +28,35 @@ const CHROMIUM_FLAGS = [
 ];
 const START_MS = 30_000;
 
+const undone = new WeakMap();
+
+/** Undoes things after the test, the last one first: a folder goes when nobody writes into it any more. */
+function after(t, undo) {
+  if (!undone.has(t)) {
+    const stack = [];
+    undone.set(t, stack);
+    t.after(async () => {
+      while (stack.length > 0) await stack.pop()();
+    });
+  }
+  undone.get(t).push(undo);
+}
+
 /** A folder that is gone after the test. */
 export async function folder(t) {
   const path = await mkdtemp(join(tmpdir(), "expman-browser-"));
-  t.after(() => rm(path, { recursive: true, force: true, maxRetries: 5 }));
+  after(t, () => remove(path));
   return path;
+}
+
+/** The owner of a run whose ranks are gone may still be writing its last files. */
+async function remove(path) {
+  const gone = async () => {
+    await rm(path, { recursive: true, force: true, maxRetries: 5 });
+    await new Promise((done) => setTimeout(done, 100));
+    return !existsSync(path);
+  };
+  await until(`${path} is gone`, START_MS, gone);
 }
 
 /** A Python process that logs what it is told to. */
@@ -42,7 +67,7 @@ export async function logger(t, baseDir, runName) {
   });
   const errors = collect(child.stderr);
   const answers = lines(child.stdio[3], "the logger", child, errors);
-  t.after(() => stop(child));
+  after(t, () => stop(child));
   const { run_dir: runDir } = JSON.parse(await answers());
   const tell = async (command) => {
     child.stdin.write(`${JSON.stringify(command)}\n`);
@@ -56,7 +81,7 @@ export async function serve(t, baseDir, port = 0) {
   const child = spawn(EXPMAN, ["serve", baseDir, "--host", "127.0.0.1", "--port", String(port)], {
     stdio: ["ignore", "pipe", "pipe"],
   });
-  t.after(() => stop(child));
+  after(t, () => stop(child));
   // Where the address is printed, standard output or error, is not this test's business.
   const output = collect(child.stdout);
   const errors = collect(child.stderr);
@@ -70,7 +95,7 @@ export async function serve(t, baseDir, port = 0) {
 /** A page in a fresh profile, with everything collected that must not happen on it. */
 export async function openPage(t, url) {
   const browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_FLAGS });
-  t.after(() => browser.close());
+  after(t, () => browser.close());
   const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
   const complaints = [];
   page.on("pageerror", (error) => complaints.push(`error: ${error.message}`));

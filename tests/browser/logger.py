@@ -1,4 +1,4 @@
-"""Logs what the test tells it to, one JSON command a line on stdin, and answers each on descriptor 3.
+"""Logs what the test tells it to: one JSON command a line on stdin, each answered on descriptor 3.
 
 Usage: logger.py BASE_DIR RUN_NAME
 Commands: {"metrics": {...}, "step": 1} | {"info": "text"} | {"print": "text"} | {"close": true}
@@ -7,19 +7,18 @@ Commands: {"metrics": {...}, "step": 1} | {"info": "text"} | {"print": "text"} |
 import json
 import sys
 import time
+from typing import TextIO
 
 import monarch_like
 
 
-def main() -> None:
-    base_dir, run_name = sys.argv[1:]
-    exp = monarch_like.init("browser", run_name=run_name, base_dir=base_dir, params={"lr": 0.1, "<b>": "<i>"})
-    # The descriptors 1 and 2 are captured as a run's output, so answers go to the one that was there before.
-    answers = open(3, "w", buffering=1)
+def main(base_dir: str, run_name: str, answers: TextIO) -> None:
+    params = {"lr": 0.1, "<b>": "<i>"}
+    exp = monarch_like.init("browser", run_name=run_name, base_dir=base_dir, params=params)
     print(json.dumps({"run_dir": str(exp.run_dir)}), file=answers)
     for line in sys.stdin:
         command = json.loads(line)
-        # The moment of the call, before it: what the reader of the page waits from.
+        # The moment before the call: what the reader of the page waits from.
         at = time.time()
         if "metrics" in command:
             exp.log_metrics(command["metrics"], step=command.get("step"))
@@ -33,4 +32,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Descriptors 1 and 2 are captured as the run's output.
+    with open(3, "w", buffering=1) as answers:
+        base_dir, run_name = sys.argv[1:]
+        main(base_dir, run_name, answers)

@@ -35,7 +35,9 @@ pub struct Connection {
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("peer_pid", &self.peer_pid).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("peer_pid", &self.peer_pid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,7 +86,10 @@ impl FrameReader {
         }
         let (length, crc) = Frame::header(header)?;
         let mut body = BytesMut::zeroed(length);
-        self.read.read_exact(&mut body).await.map_err(MeshError::Link)?;
+        self.read
+            .read_exact(&mut body)
+            .await
+            .map_err(MeshError::Link)?;
         Frame::decode(&body.freeze(), crc).map(Some)
     }
 }
@@ -115,7 +120,9 @@ impl FrameSender {
     /// # Errors
     /// When the peer does not read, or is gone.
     pub fn control(&self, frame: Frame) -> Result<(), NotSent> {
-        self.control.try_send(frame).map_err(|_full_or_closed| NotSent)
+        self.control
+            .try_send(frame)
+            .map_err(|_full_or_closed| NotSent)
     }
 
     /// Queues a frame behind the data that waits: data, and markers, whose place in the order matters.
@@ -139,7 +146,11 @@ impl FrameSender {
     }
 }
 
-async fn write_frames(mut write: WriteHalf, mut control: mpsc::Receiver<Frame>, mut data: mpsc::Receiver<Frame>) {
+async fn write_frames(
+    mut write: WriteHalf,
+    mut control: mpsc::Receiver<Frame>,
+    mut data: mpsc::Receiver<Frame>,
+) {
     let mut out = BytesMut::with_capacity(WRITE_BYTES);
     loop {
         let frame = tokio::select! {

@@ -174,7 +174,10 @@ impl Frame {
         let bytes = out.len() - start;
         if bytes > FRAME_BYTES_MAX {
             out.truncate(start);
-            return Err(MeshError::FrameTooLarge { bytes, max: FRAME_BYTES_MAX });
+            return Err(MeshError::FrameTooLarge {
+                bytes,
+                max: FRAME_BYTES_MAX,
+            });
         }
         let length = u32::try_from(bytes - HEADER_BYTES).unwrap_or(u32::MAX);
         let crc = crc32c::crc32c(&out[start + HEADER_BYTES..]);
@@ -188,13 +191,18 @@ impl Frame {
     /// # Errors
     /// When the length is zero or over the limit; nothing is allocated for it.
     pub fn header(header: [u8; HEADER_BYTES]) -> Result<(usize, u32)> {
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let word = |at: usize| {
+            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
         let length = word(0) as usize;
         if length == 0 {
             return Err(MeshError::Protocol("a frame without a kind".to_owned()));
         }
         if length > FRAME_BYTES_MAX - HEADER_BYTES {
-            return Err(MeshError::FrameTooLarge { bytes: length, max: FRAME_BYTES_MAX });
+            return Err(MeshError::FrameTooLarge {
+                bytes: length,
+                max: FRAME_BYTES_MAX,
+            });
         }
         Ok((length, word(4)))
     }
@@ -205,7 +213,9 @@ impl Frame {
     /// When the checksum does not match or the frame is not understood.
     pub fn decode(bytes: &Bytes, crc: u32) -> Result<Self> {
         if crc32c::crc32c(bytes) != crc {
-            return Err(MeshError::Protocol("a frame's checksum does not match".to_owned()));
+            return Err(MeshError::Protocol(
+                "a frame's checksum does not match".to_owned(),
+            ));
         }
         let body = bytes.slice(1..);
         Ok(match bytes[0] {
@@ -215,7 +225,11 @@ impl Frame {
             DATA => {
                 let mut r = expman_model::codec::Reader::new(&body);
                 let (first_seq, last_seq) = (r.u64("first seq")?, r.u64("last seq")?);
-                Self::Data(Data { first_seq, last_seq, records: body.slice(16..) })
+                Self::Data(Data {
+                    first_seq,
+                    last_seq,
+                    records: body.slice(16..),
+                })
             }
             ACK => Self::Ack(expman_model::codec::Reader::new(&body).u64("ack")?),
             BARRIER => Self::Barrier(parse(&body)?),
@@ -256,12 +270,22 @@ mod tests {
 
     #[test]
     fn frames_come_back() {
-        let version = Version { epoch: 2, number: 9 };
+        let version = Version {
+            epoch: 2,
+            number: 9,
+        };
         for frame in [
-            Frame::Data(Data { first_seq: 1, last_seq: 2, records: Bytes::from_static(b"abc") }),
+            Frame::Data(Data {
+                first_seq: 1,
+                last_seq: 2,
+                records: Bytes::from_static(b"abc"),
+            }),
             Frame::Ack(77),
             Frame::Barrier(version),
-            Frame::Marker(Marker { version, upto_seq: 4 }),
+            Frame::Marker(Marker {
+                version,
+                upto_seq: 4,
+            }),
             Frame::Bye(RunStatus::Failed),
             Frame::Ping,
         ] {

@@ -17,7 +17,9 @@ impl Carrier for UnixCarrier {
     type Listener = UnixListener;
 
     async fn dial(&self, address: &str) -> Result<Connection> {
-        let stream = UnixStream::connect(address).await.map_err(MeshError::io("connect to", address))?;
+        let stream = UnixStream::connect(address)
+            .await
+            .map_err(MeshError::io("connect to", address))?;
         connection(stream)
     }
 
@@ -29,7 +31,8 @@ impl Carrier for UnixCarrier {
             return Err(MeshError::io("remove", path)(e));
         }
         let listener = UnixListener::bind(path).map_err(MeshError::io("listen at", path))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(MeshError::io("restrict", path))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+            .map_err(MeshError::io("restrict", path))?;
         Ok(listener)
     }
 
@@ -44,11 +47,18 @@ fn connection(stream: UnixStream) -> Result<Connection> {
     let peer = stream.peer_cred().map_err(MeshError::Link)?;
     let me = rustix::process::geteuid().as_raw();
     if peer.uid() != me && peer.uid() != 0 && me != 0 {
-        return Err(MeshError::Refused(format!("user {} may not reach a run of user {me}", peer.uid())));
+        return Err(MeshError::Refused(format!(
+            "user {} may not reach a run of user {me}",
+            peer.uid()
+        )));
     }
     let peer_pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
     let (read, write) = stream.into_split();
-    Ok(Connection { read: Box::new(read), write: Box::new(write), peer_pid })
+    Ok(Connection {
+        read: Box::new(read),
+        write: Box::new(write),
+        peer_pid,
+    })
 }
 
 /// The folder for sockets: `$XDG_RUNTIME_DIR/expman-mesh`, or `/tmp/expman-mesh-UID`; mode 0700 and ours.
@@ -62,12 +72,17 @@ pub fn socket_dir() -> Result<PathBuf> {
         _ => PathBuf::from(format!("/tmp/expman-mesh-{uid}")),
     };
     match fs::DirBuilder::new().mode(0o700).create(&dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(MeshError::io("create folder", &dir)(e)),
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(MeshError::io("create folder", &dir)(e));
+        }
         _ => {}
     }
     let meta = fs::symlink_metadata(&dir).map_err(MeshError::io("stat", &dir))?;
     if !meta.is_dir() || meta.uid() != uid || meta.mode() & 0o077 != 0 {
-        return Err(MeshError::Refused(format!("{} is not a folder that only user {uid} can enter", dir.display())));
+        return Err(MeshError::Refused(format!(
+            "{} is not a folder that only user {uid} can enter",
+            dir.display()
+        )));
     }
     Ok(dir)
 }

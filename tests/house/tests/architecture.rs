@@ -27,7 +27,11 @@ fn quoted(cell: &str) -> Vec<&str> {
 fn every_invariant_names_a_test_that_exists() {
     let text = tree::read(DOCUMENT);
     let rows = table(&text, "Invariants");
-    assert!(rows.len() >= 10, "only {} invariants in {DOCUMENT}", rows.len());
+    assert!(
+        rows.len() >= 10,
+        "only {} invariants in {DOCUMENT}",
+        rows.len()
+    );
     let sources = tree::files(&[".rs", ".py", ".mjs", ".ts"]);
     let mut missing = Vec::new();
     for row in &rows {
@@ -71,5 +75,8 @@ fn every_file_on_the_map_exists() {
             }
         }
     }
-    assert!(missing.is_empty(), "on the map but not in the tree: {missing:#?}");
+    assert!(
+        missing.is_empty(),
+        "on the map but not in the tree: {missing:#?}"
+    );
 }

@@ -140,9 +140,7 @@ fn only_the_link_knows_sockets() {
     let sockets = ["UnixStream", "UnixListener", "TcpStream", "TcpListener"];
     let mut outside: Vec<_> = tree::files(&[".rs"])
         .into_iter()
-        .filter(|f| {
-            f.path.starts_with("actors/src/") && !f.path.starts_with("actors/src/link/")
-        })
+        .filter(|f| f.path.starts_with("actors/src/") && !f.path.starts_with("actors/src/link/"))
         .filter(|f| sockets.iter().any(|socket| f.text.contains(socket)))
         .map(|f| f.path)
         .collect();

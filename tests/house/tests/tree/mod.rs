@@ -44,8 +44,7 @@ pub fn read(path: &str) -> String {
 }
 
 fn collect(root: &Path, folder: &Path, endings: &[&str], found: &mut Vec<SourceFile>) {
-    let entries =
-        fs::read_dir(folder).unwrap_or_else(|e| panic!("list {}: {e}", folder.display()));
+    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("list {}: {e}", folder.display()));
     for entry in entries {
         let path = entry.expect("an entry of a folder").path();
         let name = path

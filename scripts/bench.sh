@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Measures the built wheel against expman-rs and a pyarrow loop; see bench/run.py for the options.
+# `quick` measures one short round and only prints it; otherwise docs/benchmarks.md is written.
+source "$(dirname "$0")/common.sh"
+
+BENCH=target/bench
+wheel=$(compgen -G 'target/wheels/expman_mesh-*.whl' | head -n1) ||
+    fail "there is no wheel in target/wheels" "just setup"
+
+# A virtual environment $1 that holds the packages behind it, made again when $2 changes.
+environment() {
+    local at="$BENCH/venvs/$1" state=$2
+    shift 2
+    is_fresh "${at//\//-}" "$state" && [[ -x "$at/bin/python" ]] && return
+    step "benchmark: installing $* into $at"
+    rm -rf "$at"
+    "${PYTHON:-python3}" -m venv "$at"
+    "$at/bin/python" -m pip install --quiet "$@" ||
+        fail "$* could not be installed" "the benchmark needs PyPI"
+    mark_fresh "${at//\//-}" "$state"
+}
+
+python_version=$("${PYTHON:-python3}" --version)
+environment expman-mesh "$python_version $(sha256sum <"$wheel")" pyarrow "$wheel"
+environment expman-rs "$python_version 1.3.0" pyarrow expman-rs==1.3.0
+environment pyarrow-loop "$python_version" pyarrow
+
+step "benchmark: measuring"
+output=(--output docs/benchmarks.md)
+[[ " $* " == *" quick "* || " $* " == *" --output "* ]] && output=()
+exec "$BENCH/venvs/expman-mesh/bin/python" -B bench/run.py "$BENCH/venvs" "$@" "${output[@]}"

@@ -1,0 +1,278 @@
+"""The oracle: an independent reader of a run's rows, and the book of what they must be.
+
+It shares no code with the package. `read_rows` reads a run folder from its plain files alone:
+`metrics.parquet` with pyarrow, then the sealed segments that continue it, then the commit logs,
+whose format it knows from their documentation. `Ledger` is told what every rank logged, and proves
+that each accepted row is present exactly once, bit for bit, in order.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+KEYS = ("loss", "acc")
+"""The metrics of one call, where a test does not say otherwise."""
+
+
+class Row(NamedTuple):
+    """One metric of one call."""
+
+    key: str
+    rank: int
+    step: int | None
+    attempt: int
+    seq: int
+    value: float | int | bool | str
+
+    @property
+    def bits(self) -> object:
+        """Equal only for the same value of the same type; NaN equals itself, 0.0 not -0.0."""
+        if isinstance(self.value, float):
+            return struct.pack("<d", self.value)
+        return type(self.value), self.value
+
+
+def value_of(rank: int, step: int, key: str) -> float:
+    """What a rank logs at a step: a float with all its bits in use, the same in every process."""
+    return random.Random(f"{rank}/{step}/{key}").random()
+
+
+# --- reading --------------------------------------------------------------------------------
+
+
+def read_rows(run_dir: Path, within: float = 10.0) -> list[Row]:
+    """Every row of a run, also while it grows; later rows in the order in which they arrived.
+
+    A file that is published or sealed between two looks is looked for again.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            return _read_rows(run_dir)
+        except (FileNotFoundError, MissingRowsError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+class MissingRowsError(Exception):
+    """Two files of a run do not follow each other."""
+
+
+def _read_rows(run_dir: Path) -> list[Row]:
+    hidden = run_dir / ".expman"
+    rows, end = _read_parquet(run_dir / "metrics.parquet")
+    segments = {}
+    for path in hidden.glob("seg-*.parquet"):
+        lo, hi = (int(part, 16) for part in path.stem.split("-")[1:])
+        segments[lo] = max(segments.get(lo, (0, path)), (hi, path))
+    while end in segments:
+        _, path = segments[end]
+        more, end = _read_parquet(path)
+        rows += more
+    for path in sorted(hidden.glob("wal-*.wal")):
+        lo = int(path.stem.split("-")[1], 16)
+        if lo < end:
+            continue  # its rows are sealed already
+        if lo > end:
+            raise MissingRowsError(f"{path} begins at row {lo}, the files before it end at {end}")
+        more = list(_read_log(path.read_bytes()))
+        rows += more
+        end += len(more)
+    return rows
+
+
+def _read_parquet(path: Path) -> tuple[list[Row], int]:
+    table = pq.read_table(path)
+    hi = int(table.schema.metadata[b"expman.hi"])
+    return [to_row(r) for r in table.to_pylist()], hi
+
+
+def to_row(record: dict[str, Any]) -> Row:
+    """A row of metrics.parquet by its columns; the value comes from the exact one of the three."""
+    value: float | int | bool | str
+    kind = record["kind"]
+    if kind == 0:
+        value = record["value"]
+        assert record["int_value"] is None
+        assert record["text"] is None
+    elif kind in (1, 2):
+        value = bool(record["int_value"]) if kind == 2 else record["int_value"]
+        exact = record["value"]
+        assert exact is None or exact == value
+    else:
+        assert kind == 3
+        value = record["text"]
+        assert record["value"] is None
+        assert record["int_value"] is None
+    return Row(
+        record["key"], record["rank"], record["step"], record["attempt"], record["seq"], value
+    )
+
+
+_CRC32C = [0] * 256
+for _n in range(256):
+    _crc = _n
+    for _ in range(8):
+        _crc = _crc >> 1 ^ (0x82F63B78 if _crc & 1 else 0)
+    _CRC32C[_n] = _crc
+
+
+def crc32c(data: bytes) -> int:
+    """Castagnoli's checksum, as slow as it is plain."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+def _read_log(log: bytes) -> Iterator[Row]:
+    """Whole frames from the start of a commit log; a torn last one is where it ends."""
+    names: dict[int, str] = {}
+    writers: list[dict[str, Any]] = []
+    while len(log) >= 12:
+        magic, length, crc = struct.unpack_from("<4sII", log)
+        assert magic == b"EXPW", "no frame begins here"
+        payload, log = log[12 : 12 + length], log[12 + length :]
+        if len(payload) < length:
+            return
+        assert crc32c(struct.pack("<I", length) + payload) == crc, "checksum"
+        kind, body = payload[0], payload[1:]
+        if kind == 1:
+            writers = json.loads(body)["writers"]
+            names = {}
+        elif kind == 2:
+            writers.append(json.loads(body))
+        else:
+            assert kind == 3, f"frame of kind {kind}"
+            yield from _read_batch(body, names, writers)
+
+
+def _read_batch(
+    body: bytes, names: dict[int, str], writers: Sequence[dict[str, Any]]
+) -> Iterator[Row]:
+    writer, _upto, _run_log, _console_log, n, raw_length = struct.unpack_from("<IQQQII", body)
+    raw = pa.decompress(body[36:], decompressed_size=raw_length, codec="zstd", asbytes=True)
+    at = 0
+
+    def take(form: str) -> tuple[Any, ...]:
+        nonlocal at
+        fields = struct.unpack_from("<" + form, raw, at)
+        at += struct.calcsize("<" + form)
+        return fields
+
+    def text() -> str:
+        (size,) = take("I")
+        (data,) = take(f"{size}s")
+        return str(data, "utf-8")
+
+    for _ in range(take("I")[0]):
+        (number,) = take("I")
+        names[number] = text()
+    keys, steps, _stamps, seqs = take(f"{n}I"), take(f"{n}q"), take(f"{n}q"), take(f"{n}Q")
+    has_step, kinds, bits = take(f"{n}B"), take(f"{n}B"), take(f"{n}Q")
+    who = writers[writer]
+    for i in range(n):
+        packed = struct.pack("<Q", bits[i])
+        value = (
+            lambda packed=packed: struct.unpack("<d", packed)[0],
+            lambda packed=packed: struct.unpack("<q", packed)[0],
+            lambda packed=packed: packed != bytes(8),
+            text,
+        )[kinds[i]]()
+        step = steps[i] if has_step[i] else None
+        yield Row(names[keys[i]], who["rank"], step, who["attempt"], seqs[i], value)
+
+
+# --- proving --------------------------------------------------------------------------------
+
+
+@dataclass
+class Ledger:
+    """What every rank logged, written down outside the system."""
+
+    entries: dict[tuple[int, int, int, str], Row] = field(default_factory=dict)
+
+    def logged(
+        self, rank: int, attempt: int, first_seq: int, steps: range, keys: Sequence[str] = KEYS
+    ) -> None:
+        """A rank logged `value_of` at each of these steps; the calls were numbered in turn."""
+        for seq, step in enumerate(steps, first_seq):
+            for key in keys:
+                row = Row(key, rank, step, attempt, seq, value_of(rank, step, key))
+                assert self.entries.setdefault((rank, attempt, seq, key), row) == row
+
+    def prove(self, run_dir: Path, durable: dict[int, int] | None = None) -> list[Row]:
+        """Every entry is present exactly once and exact, and nothing else is.
+
+        Args:
+            run_dir: where to look.
+            durable: by rank, the sequence number up to which its rows must be present; what is
+                beyond may be missing, but only from the end. Ranks that are not named must be
+                there entirely.
+        """
+        rows = read_rows(run_dir)
+        seen = Counter((r.rank, r.attempt, r.seq, r.key) for r in rows)
+        twice = [key for key, n in seen.items() if n > 1]
+        assert not twice, f"{len(twice)} rows are present twice, the first is {twice[0]}"
+        for row in rows:
+            expected = self.entries.get((row.rank, row.attempt, row.seq, row.key))
+            assert expected is not None, f"nobody logged {row}"
+            assert (row.step, row.bits) == (expected.step, expected.bits)
+        last: dict[tuple[int, int], int] = {}
+        for row in rows:
+            writer = row.rank, row.attempt
+            last[writer] = max(last.get(writer, 0), row.seq)
+        for key, row in self.entries.items():
+            upto = last.get((row.rank, row.attempt), 0)
+            if durable is None or row.rank not in durable:
+                assert key in seen, f"{row} is missing"
+            elif row.seq <= max(durable[row.rank], upto):
+                assert key in seen, f"{row} is missing; durable up to {durable[row.rank]}"
+        in_order(rows)
+        return rows
+
+
+def in_order(rows: Sequence[Row]) -> None:
+    """Per rank, attempt and metric the calls stand in the order in which they were made."""
+    last: dict[tuple[int, int, str], int] = {}
+    for row in rows:
+        writer = row.rank, row.attempt, row.key
+        assert last.get(writer, 0) < row.seq, f"{row} stands behind {last[writer]}"
+        last[writer] = row.seq
+
+
+# --- text -----------------------------------------------------------------------------------
+
+CONSOLE_LINE = re.compile(
+    rb"\[(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)\] \[rank (\d+) (out|err) (\d+)(\+?)\] "
+)
+
+
+def read_console(path: Path) -> list[tuple[int, str, bytes]]:
+    """(rank, stream, line) of console.log, chunks of long lines joined."""
+    lines: list[tuple[int, str, bytes]] = []
+    open_lines: dict[tuple[int, str], bytes] = {}
+    for record in re.split(rb"\n(?!\t)", path.read_bytes())[:-1]:
+        head = CONSOLE_LINE.match(record)
+        assert head, f"no record: {record[:80]!r}"
+        rank, stream = int(head[2]), head[3].decode()
+        text = open_lines.pop((rank, stream), b"") + record[head.end() :].replace(b"\n\t", b"\n")
+        if head[5]:
+            open_lines[rank, stream] = text
+        else:
+            lines.append((rank, stream, text))
+    assert not open_lines
+    return lines
