@@ -48,7 +48,7 @@ pub(crate) enum Command {
         state: RankState,
         status: RunStatus,
         reason: String,
-        done: Option<oneshot::Sender<()>>,
+        done: Option<oneshot::Sender<Progress>>,
     },
     /// When a rank was last heard of.
     Seen { writer: u32, at_us: i64 },
@@ -202,7 +202,7 @@ impl Thread {
                 w.leave(writer, state, status, &reason);
                 retry(|| w.save())?;
                 if let Some(done) = done {
-                    answer(done, ());
+                    answer(done, w.progress(writer));
                 }
             }
             Command::WorldSize(n) => w.set_world_size(n),

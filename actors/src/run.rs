@@ -563,6 +563,9 @@ impl Run {
                 .unwrap_or_else(PoisonError::into_inner) = Some(sealed);
             return Ok(sealed);
         }
+        if stats.forward.outbox.durable_seq >= stats.ring.last_seq {
+            return Ok(false);
+        }
         let left = format!(
             "records {} to {} of rank {} are not known to be durable ({} bytes in memory, {} in the spool; owner {})",
             stats.forward.outbox.durable_seq + 1,

@@ -49,7 +49,7 @@ pub(crate) enum RunMsg {
     /// A process closes in good order.
     Bye { link: LinkId, status: RunStatus },
     /// Its goodbye is on disk.
-    Left { writer: WriterId },
+    Left { writer: WriterId, progress: Progress },
     /// A link ended; `dead` when its process is known to be gone.
     Gone { link: LinkId, dead: bool },
     /// A process said something.
@@ -145,7 +145,7 @@ impl Actor for RunActor {
             RunMsg::Marker { link, marker } => state.marker(link, marker).await,
             RunMsg::Flush { link, request } => state.flush(link, request),
             RunMsg::Bye { link, status } => state.bye(&myself, link, status).await,
-            RunMsg::Left { writer } => state.left(&myself, writer).await,
+            RunMsg::Left { writer, progress } => state.left(&myself, writer, progress).await,
             RunMsg::Gone { link, dead } => state.gone(&myself, link, dead).await,
             RunMsg::Heard { link } => state.heard(link),
             RunMsg::LeaseOver { writer, link } => state.lease_over(&myself, writer, link).await,
@@ -321,13 +321,13 @@ impl RunActorState {
         .await;
         let myself = myself.clone();
         tokio::spawn(async move {
-            if left.await.is_ok() {
-                cast(&myself, RunMsg::Left { writer });
+            if let Ok(progress) = left.await {
+                cast(&myself, RunMsg::Left { writer, progress });
             }
         });
     }
 
-    async fn left(&mut self, myself: &ActorRef<RunMsg>, writer: WriterId) {
+    async fn left(&mut self, myself: &ActorRef<RunMsg>, writer: WriterId, progress: Progress) {
         let Some(member) = self.remove(writer) else {
             return;
         };
@@ -337,6 +337,8 @@ impl RunActorState {
             standing: member.standing,
         });
         let Some(to) = member.to else { return };
+        // Closing the run may take longer than the process waits; that its own records are safe it learns now.
+        send(&to, Frame::Ack(progress.durable_seq));
         self.farewells.push(to);
         self.finish_if_empty(myself, false).await;
         if !self.finishing {

@@ -23,6 +23,8 @@ pub struct Tail {
     end: u64,
     /// Last sequence number returned by (rank, attempt): what a fresh snapshot must not repeat.
     seen: HashMap<(u32, u32), u64>,
+    /// Rows of a poll that failed half-way: the next one returns them.
+    kept: Rows,
 }
 
 impl Tail {
@@ -34,6 +36,7 @@ impl Tail {
             log: None,
             end: 0,
             seen: HashMap::new(),
+            kept: Rows::default(),
         }
     }
 
@@ -51,10 +54,23 @@ impl Tail {
     /// # Errors
     /// When a file can't be read or is damaged.
     pub fn poll(&mut self) -> Result<Rows> {
-        let mut rows = Rows::default();
+        let mut rows = std::mem::take(&mut self.kept);
+        match self.poll_into(&mut rows) {
+            Ok(()) => Ok(rows),
+            Err(e) => {
+                // The next call reads the run again, and leaves out what is kept here.
+                self.note(&rows);
+                self.kept = rows;
+                self.log = None;
+                Err(e)
+            }
+        }
+    }
+
+    fn poll_into(&mut self, rows: &mut Rows) -> Result<()> {
         let everything = Filter::default();
         while let Some(log) = &mut self.log {
-            self.end += drain(log, &everything, &mut rows, &mut Vec::new())?;
+            self.end += drain(log, &everything, rows, &mut Vec::new())?;
             let at = log.path().to_owned();
             let next = self
                 .dir
@@ -66,25 +82,25 @@ impl Tail {
                 Some(next) => match WalReader::open(&next.path) {
                     Ok(reader) => {
                         // What the old log got between the drain above and the new log's birth.
-                        self.end += drain(log, &everything, &mut rows, &mut Vec::new())?;
+                        self.end += drain(log, &everything, rows, &mut Vec::new())?;
                         self.log = (self.end == next.lo).then_some(reader);
                     }
                     Err(e) if e.is_not_found() => self.log = None,
                     Err(e) => return Err(e),
                 },
                 None if at.exists() => {
-                    self.note(&rows);
-                    return Ok(rows);
+                    self.note(rows);
+                    return Ok(());
                 }
                 None => self.log = None,
             }
         }
-        self.note(&rows);
+        self.note(rows);
         if self.end > 0
             && self.dir.wals()?.is_empty()
             && crate::segment::read_hi(&self.dir.metrics()).is_ok_and(|hi| hi == self.end)
         {
-            return Ok(rows);
+            return Ok(());
         }
         let fresh = snapshot(&self.dir, &everything)?;
         let new: Vec<_> = fresh
@@ -101,8 +117,8 @@ impl Tail {
         }
         self.end = fresh.total;
         self.log = fresh.log;
-        self.note(&rows);
-        Ok(rows)
+        self.note(rows);
+        Ok(())
     }
 
     fn note(&mut self, rows: &Rows) {
