@@ -6,9 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{CodecError, Reader, put_bytes};
+pub use crate::level::Level;
 use crate::param::Param;
 use crate::status::RunStatus;
 use crate::value::Value;
+pub use crate::value::{ValueRef, put_value, take_value};
 
 /// Bytes in front of a record's body, its length field included.
 pub const RECORD_HEADER_BYTES: usize = 4 + 1 + 8 + 8;
@@ -30,50 +32,6 @@ impl Point {
             key: key.into(),
             value,
         }
-    }
-}
-
-/// Severity of a message, with Python's numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Level(pub u8);
-
-impl Level {
-    /// 10
-    pub const DEBUG: Self = Self(10);
-    /// 20
-    pub const INFO: Self = Self(20);
-    /// 30
-    pub const WARN: Self = Self(30);
-    /// 40
-    pub const ERROR: Self = Self(40);
-    /// 50
-    pub const CRITICAL: Self = Self(50);
-
-    /// The name in `run.log`; levels between two names carry their number.
-    #[must_use]
-    pub fn name(self) -> String {
-        match self.0 {
-            10 => "DEBUG".to_owned(),
-            20 => "INFO".to_owned(),
-            30 => "WARN".to_owned(),
-            40 => "ERROR".to_owned(),
-            50 => "CRITICAL".to_owned(),
-            n => format!("LEVEL{n}"),
-        }
-    }
-
-    /// Reads a level's name, in any case, or its number.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Some(match text.to_ascii_uppercase().as_str() {
-            "DEBUG" => Self::DEBUG,
-            "INFO" => Self::INFO,
-            "WARN" | "WARNING" => Self::WARN,
-            "ERROR" => Self::ERROR,
-            "CRITICAL" | "FATAL" => Self::CRITICAL,
-            other => Self(other.strip_prefix("LEVEL").unwrap_or(other).parse().ok()?),
-        })
     }
 }
 
@@ -159,62 +117,6 @@ pub struct Record {
     pub timestamp_us: i64,
     /// What was logged.
     pub body: RecordBody,
-}
-
-/// Appends a value behind its kind.
-pub fn put_value(out: &mut Vec<u8>, value: &Value) {
-    out.push(value.kind());
-    match value {
-        Value::Float(x) => out.extend_from_slice(&x.to_bits().to_le_bytes()),
-        Value::Int(i) => out.extend_from_slice(&i.to_le_bytes()),
-        Value::Bool(b) => out.push(u8::from(*b)),
-        Value::Text(s) => put_bytes(out, s.as_bytes()),
-    }
-}
-
-/// A value that borrows its text from the encoded bytes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum ValueRef<'a> {
-    /// See [`Value::Float`].
-    Float(f64),
-    /// See [`Value::Int`].
-    Int(i64),
-    /// See [`Value::Bool`].
-    Bool(bool),
-    /// See [`Value::Text`].
-    Text(&'a str),
-}
-
-impl ValueRef<'_> {
-    /// An owned copy.
-    #[must_use]
-    pub fn to_value(self) -> Value {
-        match self {
-            Self::Float(x) => Value::Float(x),
-            Self::Int(i) => Value::Int(i),
-            Self::Bool(b) => Value::Bool(b),
-            Self::Text(s) => Value::Text(s.to_owned()),
-        }
-    }
-}
-
-/// Reads a value without copying its text.
-///
-/// # Errors
-/// When the bytes are cut off or of no known kind.
-pub fn take_value<'a>(r: &mut Reader<'a>) -> Result<ValueRef<'a>, CodecError> {
-    Ok(match r.u8("value kind")? {
-        0 => ValueRef::Float(f64::from_bits(r.u64("float value")?)),
-        1 => ValueRef::Int(r.i64("int value")?),
-        2 => ValueRef::Bool(r.u8("bool value")? != 0),
-        3 => ValueRef::Text(r.str("text value")?),
-        value => {
-            return Err(CodecError::Unknown {
-                what: "value kind",
-                value: value.into(),
-            });
-        }
-    })
 }
 
 /// Writes one record's frame around a body that `fill` appends; the length is set afterwards.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::{CodecError, Reader, put_bytes};
+
 /// One logged value; an integer stays an integer, a NaN stays a NaN.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -42,6 +44,62 @@ impl Value {
             Self::Text(_) => None,
         }
     }
+}
+
+/// Appends a value behind its kind.
+pub fn put_value(out: &mut Vec<u8>, value: &Value) {
+    out.push(value.kind());
+    match value {
+        Value::Float(x) => out.extend_from_slice(&x.to_bits().to_le_bytes()),
+        Value::Int(i) => out.extend_from_slice(&i.to_le_bytes()),
+        Value::Bool(b) => out.push(u8::from(*b)),
+        Value::Text(s) => put_bytes(out, s.as_bytes()),
+    }
+}
+
+/// A value that borrows its text from the encoded bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ValueRef<'a> {
+    /// See [`Value::Float`].
+    Float(f64),
+    /// See [`Value::Int`].
+    Int(i64),
+    /// See [`Value::Bool`].
+    Bool(bool),
+    /// See [`Value::Text`].
+    Text(&'a str),
+}
+
+impl ValueRef<'_> {
+    /// An owned copy.
+    #[must_use]
+    pub fn to_value(self) -> Value {
+        match self {
+            Self::Float(x) => Value::Float(x),
+            Self::Int(i) => Value::Int(i),
+            Self::Bool(b) => Value::Bool(b),
+            Self::Text(s) => Value::Text(s.to_owned()),
+        }
+    }
+}
+
+/// Reads a value without copying its text.
+///
+/// # Errors
+/// When the bytes are cut off or of no known kind.
+pub fn take_value<'a>(r: &mut Reader<'a>) -> Result<ValueRef<'a>, CodecError> {
+    Ok(match r.u8("value kind")? {
+        0 => ValueRef::Float(f64::from_bits(r.u64("float value")?)),
+        1 => ValueRef::Int(r.i64("int value")?),
+        2 => ValueRef::Bool(r.u8("bool value")? != 0),
+        3 => ValueRef::Text(r.str("text value")?),
+        value => {
+            return Err(CodecError::Unknown {
+                what: "value kind",
+                value: value.into(),
+            });
+        }
+    })
 }
 
 macro_rules! from {

@@ -1,0 +1,191 @@
+//! Taking in batches: from encoded records to rows, text, frames and state.
+
+use expman_model::codec::Reader;
+use expman_model::record::{KIND_METRICS, RecordHead, ValueRef, take_value};
+use expman_model::{CodecError, EventBody, Record, RecordBody};
+
+use super::RunWriter;
+use crate::error::{At, Result, StorageError};
+use crate::rows::Row;
+use crate::state::RunState;
+use crate::text;
+use crate::wal::BatchHead;
+
+impl RunWriter {
+    /// Takes in a batch: the bytes of whole records in rising order. Records that are known already are dropped.
+    ///
+    /// Returns the writer's last applied sequence number; nothing of it is in the files yet.
+    ///
+    /// # Errors
+    /// When the bytes are no records; nothing of the batch is then taken.
+    pub fn append(&mut self, writer: u32, body: &[u8]) -> Result<u64> {
+        let from = self.rows.len();
+        let ends = (
+            self.run_log.pending().len(),
+            self.console_log.pending().len(),
+        );
+        let mut others = Vec::new();
+        match self.read_records(writer, body, &mut others) {
+            Ok(upto) => self.commit(writer, from, upto, &others),
+            Err(source) => {
+                self.rows.truncate(from);
+                self.run_log.pending().truncate(ends.0);
+                self.console_log.pending().truncate(ends.1);
+                Err(StorageError::Batch {
+                    writer: self.state.writers[writer as usize].id.to_string(),
+                    source,
+                })
+            }
+        }
+    }
+
+    fn read_records(
+        &mut self,
+        writer: u32,
+        mut body: &[u8],
+        others: &mut Vec<u8>,
+    ) -> Result<u64, CodecError> {
+        let w = &self.state.writers[writer as usize];
+        let (rank, attempt, mut upto) = (w.id.rank, w.meta.attempt, w.applied_seq);
+        while !body.is_empty() {
+            let (head, inner) = RecordHead::split(body)?;
+            let (record, rest) = body.split_at(4 + head.length);
+            body = rest;
+            if head.seq <= upto {
+                continue;
+            }
+            upto = head.seq;
+            if head.kind == KIND_METRICS {
+                let row = Row {
+                    key: "",
+                    rank,
+                    step: None,
+                    timestamp_us: head.timestamp_us,
+                    attempt,
+                    seq: head.seq,
+                    value: ValueRef::Bool(false),
+                };
+                self.read_metrics(inner, row)?;
+                continue;
+            }
+            match Record::decode(record)?.0.body {
+                RecordBody::Message {
+                    level,
+                    logger,
+                    text,
+                } => {
+                    text::put_message(
+                        self.run_log.pending(),
+                        head.timestamp_us,
+                        rank,
+                        level,
+                        &logger,
+                        &text,
+                    );
+                }
+                RecordBody::Console {
+                    stream,
+                    ends_line,
+                    bytes,
+                } => {
+                    text::put_console(
+                        self.console_log.pending(),
+                        head.timestamp_us,
+                        rank,
+                        head.seq,
+                        stream,
+                        ends_line,
+                        &bytes,
+                    );
+                }
+                _ => others.extend_from_slice(record),
+            }
+        }
+        Ok(upto)
+    }
+
+    fn read_metrics(&mut self, inner: &[u8], mut row: Row<'_>) -> Result<(), CodecError> {
+        let mut r = Reader::new(inner);
+        let has_step = r.u8("step flag")? != 0;
+        let step = r.i64("step")?;
+        row.step = has_step.then_some(step);
+        let points = r.u32("point count")? as usize;
+        for place in 0..points {
+            let name = r.str("metric name")?;
+            let value = take_value(&mut r)?;
+            let key = match self.guess.get(place) {
+                Some(&id) if **self.rows.keys.name(id) == *name => id,
+                _ => {
+                    let id = self.rows.keys.intern(name);
+                    if place < self.guess.len() {
+                        self.guess[place] = id;
+                    } else if place == self.guess.len() {
+                        self.guess.push(id);
+                    }
+                    id
+                }
+            };
+            self.rows.push(
+                key,
+                &Row {
+                    key: "",
+                    value,
+                    ..row
+                },
+            );
+        }
+        if r.is_empty() {
+            Ok(())
+        } else {
+            Err(CodecError::Unknown {
+                what: "bytes behind a record",
+                value: r.rest().len() as u64,
+            })
+        }
+    }
+
+    fn commit(&mut self, writer: u32, from: usize, upto_seq: u64, others: &[u8]) -> Result<u64> {
+        if self.state.writers[writer as usize].applied_seq == upto_seq {
+            return Ok(upto_seq);
+        }
+        let head = BatchHead {
+            writer,
+            upto_seq,
+            text_ends: [self.run_log.end(), self.console_log.end()],
+        };
+        self.encoder
+            .batch(&mut self.log.pending, &head, &self.rows, from, others)
+            .at("compress a frame of", &self.log.path)?;
+        self.state.apply_rows(writer, &self.rows, from);
+        let told = apply_others(&mut self.state, writer, others)?;
+        self.pending_events.extend(told);
+        let w = &mut self.state.writers[writer as usize];
+        w.applied_seq = upto_seq;
+        w.meta.accepted_seq = upto_seq;
+        Ok(upto_seq)
+    }
+
+    /// Bytes that `write` would write now.
+    #[must_use]
+    pub const fn pending_bytes(&self) -> usize {
+        self.log.pending.len()
+    }
+}
+
+/// Applies the encoded records of a batch that are neither metrics nor text.
+pub(crate) fn apply_others(
+    state: &mut RunState,
+    writer: u32,
+    mut others: &[u8],
+) -> Result<Vec<EventBody>> {
+    let mut told = Vec::new();
+    while !others.is_empty() {
+        let (record, used) = Record::decode(others).map_err(|source| StorageError::Batch {
+            writer: state.writers[writer as usize].id.to_string(),
+            source,
+        })?;
+        told.extend(state.apply_other(writer, record));
+        others = &others[used..];
+    }
+    Ok(told)
+}

@@ -1,0 +1,238 @@
+//! Reading a commit log: every frame is checked before anything in it is decoded.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use expman_model::CodecError;
+use expman_model::codec::Reader;
+use expman_model::record::ValueRef;
+
+use super::{
+    BatchFrame, Frame, HEADER_BYTES, KIND_BATCH, KIND_HEADER, KIND_WRITER, MAGIC,
+    PAYLOAD_BYTES_MAX, WalHeader, WalWriter,
+};
+use crate::durable;
+use crate::error::{At, Result, StorageError};
+use crate::rows::{Row, Rows};
+
+/// Turns payloads back into frames; remembers the names that the log told.
+#[derive(Debug, Default)]
+pub struct FrameDecoder {
+    names: std::collections::HashMap<u32, String>,
+    writers: Vec<WalWriter>,
+}
+
+impl FrameDecoder {
+    /// The writers told so far, by index.
+    #[must_use]
+    pub fn writers(&self) -> &[WalWriter] {
+        &self.writers
+    }
+
+    fn decode(&mut self, payload: &[u8]) -> Result<Frame, String> {
+        let (&kind, rest) = payload.split_first().ok_or("empty frame")?;
+        match kind {
+            KIND_HEADER => {
+                let header: WalHeader = serde_json::from_slice(rest).map_err(|e| e.to_string())?;
+                self.writers.clone_from(&header.writers);
+                self.names.clear();
+                Ok(Frame::Header(header))
+            }
+            KIND_WRITER => {
+                let writer: WalWriter = serde_json::from_slice(rest).map_err(|e| e.to_string())?;
+                self.writers.push(writer.clone());
+                Ok(Frame::Writer(writer))
+            }
+            KIND_BATCH => self
+                .batch(rest)
+                .map(|batch| Frame::Batch(Box::new(batch)))
+                .map_err(|e| e.to_string()),
+            other => Err(format!("unknown frame kind {other}")),
+        }
+    }
+
+    fn batch(&mut self, payload: &[u8]) -> Result<BatchFrame, CodecError> {
+        let mut r = Reader::new(payload);
+        let writer = r.u32("writer")?;
+        let upto_seq = r.u64("seq")?;
+        let text_ends = [r.u64("run.log end")?, r.u64("console.log end")?];
+        let n = r.u32("row count")? as usize;
+        let raw_len = r.u32("body length")? as usize;
+        let id = self
+            .writers
+            .get(writer as usize)
+            .ok_or(CodecError::Unknown {
+                what: "writer",
+                value: writer.into(),
+            })?;
+        let (rank, attempt) = (id.id.rank, id.attempt);
+        let raw = zstd::bulk::decompress(r.rest(), raw_len.min(PAYLOAD_BYTES_MAX * 4))
+            .map_err(|_bad| CodecError::Truncated("batch body"))?;
+        let mut r = Reader::new(&raw);
+        for _ in 0..r.u32("name count")? {
+            let id = r.u32("name number")?;
+            self.names.insert(id, r.str("metric name")?.to_owned());
+        }
+        let column = |r: &mut Reader<'_>, what| -> Result<Vec<u64>, CodecError> {
+            Ok(r.take(n.saturating_mul(8), what)?
+                .chunks_exact(8)
+                .map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default()))
+                .collect())
+        };
+        let keys: Vec<u32> = r
+            .take(n.saturating_mul(4), "keys")?
+            .chunks_exact(4)
+            .map(|b| u32::from_le_bytes(b.try_into().unwrap_or_default()))
+            .collect();
+        let steps = column(&mut r, "steps")?;
+        let timestamps = column(&mut r, "timestamps")?;
+        let seqs = column(&mut r, "seqs")?;
+        let has_step = r.take(n, "step flags")?;
+        let kinds = r.take(n, "kinds")?;
+        let bits = column(&mut r, "values")?;
+        let mut rows = Rows::default();
+        for i in 0..n {
+            let value = match kinds[i] {
+                0 => ValueRef::Float(f64::from_bits(bits[i])),
+                1 => ValueRef::Int(bits[i].cast_signed()),
+                2 => ValueRef::Bool(bits[i] != 0),
+                3 => ValueRef::Text(r.str("text value")?),
+                other => {
+                    return Err(CodecError::Unknown {
+                        what: "value kind",
+                        value: other.into(),
+                    });
+                }
+            };
+            let key = self.names.get(&keys[i]).ok_or(CodecError::Unknown {
+                what: "metric name",
+                value: keys[i].into(),
+            })?;
+            rows.push_row(&Row {
+                key,
+                rank,
+                step: (has_step[i] != 0).then_some(steps[i].cast_signed()),
+                timestamp_us: timestamps[i].cast_signed(),
+                attempt,
+                seq: seqs[i],
+                value,
+            });
+        }
+        Ok(BatchFrame {
+            writer,
+            upto_seq,
+            text_ends,
+            rows,
+            others: r.bytes("other records")?.to_vec(),
+        })
+    }
+}
+
+/// Reads a log from its start, also while it grows and after it was unlinked.
+#[derive(Debug)]
+pub struct WalReader {
+    path: PathBuf,
+    file: File,
+    offset: u64,
+    decoder: FrameDecoder,
+}
+
+/// What stood behind the last good frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, or a frame that is not whole yet.
+    End,
+    /// Bytes that are no frame.
+    Bad(String),
+}
+
+impl WalReader {
+    /// Opens a log.
+    ///
+    /// # Errors
+    /// When it can't be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).at("open", path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            offset: 0,
+            decoder: FrameDecoder::default(),
+        })
+    }
+
+    /// Where the next frame begins.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The writers told so far.
+    #[must_use]
+    pub fn writers(&self) -> &[WalWriter] {
+        self.decoder.writers()
+    }
+
+    /// Where the log is, or was.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next frame, or why there is none.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub fn next_frame(&mut self) -> Result<std::result::Result<Frame, Next>> {
+        let head = durable::read_at(&self.file, &self.path, self.offset, HEADER_BYTES)?;
+        if head.len() < HEADER_BYTES {
+            return Ok(Err(Next::End));
+        }
+        let word =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let length = word(4) as usize;
+        if word(0) != MAGIC || length > PAYLOAD_BYTES_MAX {
+            return Ok(Err(Next::Bad("no frame begins here".to_owned())));
+        }
+        let payload = durable::read_at(
+            &self.file,
+            &self.path,
+            self.offset + HEADER_BYTES as u64,
+            length,
+        )?;
+        if payload.len() < length {
+            return Ok(Err(Next::End));
+        }
+        if crc32c::crc32c_append(crc32c::crc32c(&head[4..8]), &payload) != word(8) {
+            return Ok(Err(Next::Bad("checksum does not match".to_owned())));
+        }
+        match self.decoder.decode(&payload) {
+            Ok(frame) => {
+                self.offset += (HEADER_BYTES + length) as u64;
+                Ok(Ok(frame))
+            }
+            Err(what) => Ok(Err(Next::Bad(what))),
+        }
+    }
+
+    /// The first frame, which must be a header.
+    ///
+    /// # Errors
+    /// When reading fails, or something else stands there.
+    pub fn header(&mut self) -> Result<Option<WalHeader>> {
+        match self.next_frame()? {
+            Ok(Frame::Header(header)) => Ok(Some(header)),
+            Ok(_) => Err(StorageError::Damaged {
+                path: self.path.clone(),
+                offset: 0,
+                what: "the log does not begin with a header".to_owned(),
+            }),
+            Err(Next::End) => Ok(None),
+            Err(Next::Bad(what)) => Err(StorageError::Damaged {
+                path: self.path.clone(),
+                offset: 0,
+                what,
+            }),
+        }
+    }
+}
