@@ -74,9 +74,7 @@ class ExpmanMesh(Contender):
 
         (path,) = self.folder.glob("bench/*/metrics.parquet")
         table = pq.read_table(path, columns=["key", "step", "value"]).sort_by("step")
-        return {
-            key: table.filter(pc.equal(table["key"], key))["value"].to_pylist() for key in KEYS
-        }
+        return {key: table.filter(pc.equal(table["key"], key))["value"].to_pylist() for key in KEYS}
 
 
 class ExpmanRs(Contender):

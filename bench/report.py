@@ -1,4 +1,4 @@
-"""The tables in docs/benchmarks.md."""
+"""What docs/benchmarks.md says: the tables, put into template.md."""
 
 from __future__ import annotations
 
@@ -35,45 +35,7 @@ ROWS = [
     Figure("CPU ms of an empty run", "start_cpu_ms", "{:,.0f}"),
 ]
 
-HEAD = """\
-# Benchmarks
-
-Written by `just bench`, which measures everything below again on your machine.
-Medians of {rounds} interleaved rounds; in brackets the smallest and the largest.
-
-{machine}
-
-## One log call
-
-Five floats and a step in a tight loop of {calls:,} calls after {warm} warm ones and a pause.
-The dict is made outside of what is timed; the empty call shows what the clock and the loop cost.
-The caller's CPU is that of its thread over as many calls without a clock around each.
-
-{call}
-
-{call_ratio}
-
-## Rows until closed and readable
-
-{rows:,} rows of five floats and a step, as fast as they are taken, then `close`.
-The time runs from the first call to the return of `close`.
-Each file is then read in a fresh process with pyarrow, and every value is compared with what was logged.
-CPU is that of the whole process tree, the owner process included, less that of a run without rows.
-Memory is the largest sum of the resident memory of all processes; pages that two of them share count twice.
-Bytes are those of all files of the run.
-
-{table}
-
-{row_ratio}
-
-## What was compared
-
-- **expman-mesh**: `redirect_console=False`, and `on_full="block"`, because a loop without training in it is faster than any disk: the default, `"drop"`, would count what does not fit instead of waiting.
-  No row was dropped: the benchmark fails otherwise.
-  Its rows are in the commit log, and safe from a kill of any process, within 200 ms of the call.
-- **expman-rs** from PyPI: `redirect_console=False`, system metrics and provenance off, defaults otherwise.
-- **pyarrow loop**: lists in Python, one row group of a zstd Parquet file every 5,000 rows; a kill before `close` leaves no readable file.
-"""
+TEMPLATE = Path(__file__).with_name("template.md")
 
 
 def markdown(
@@ -81,7 +43,7 @@ def markdown(
 ) -> str:
     call = [r for r in results if r["workload"] == "call"]
     table = [r for r in results if r["workload"] == "rows"]
-    return HEAD.format(
+    return TEMPLATE.read_text().format(
         rounds=rounds,
         calls=calls,
         warm="2,000",
@@ -114,19 +76,21 @@ def _table(results: list[dict[str, Any]], figures: list[Figure]) -> str:
             middle, low, high = (
                 figure.form.format(x) for x in (statistics.median(found), min(found), max(found))
             )
-            cells.append(f"{middle} ({low}–{high})" if len(found) > 1 else middle)
+            cells.append(f"{middle} ({low} to {high})" if len(found) > 1 else middle)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def _ratios(results: list[dict[str, Any]], figures: list[Figure]) -> str:
     """Ours against the rival, round by round, then the median."""
-    lines = [f"Against {RIVAL}, median of the ratios of each round:", ""]
+    lines = [f"Against {RIVAL}, round by round:", ""]
     for figure in figures:
         pairs = zip(_values(results, OURS, figure.key), _values(results, RIVAL, figure.key))
-        ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+        ratios = [ours / theirs for ours, theirs in pairs]
+        spread = f", {min(ratios):.2f} to {max(ratios):.2f}" if len(ratios) > 1 else ""
         better = "more" if figure.more_is_better else "less"
-        lines.append(f"- {figure.heading}: **{ratio:.2f}×** ({better} is better)")
+        middle = statistics.median(ratios)
+        lines.append(f"- {figure.heading}: **{middle:.2f}** times ({better} is better{spread})")
     return "\n".join(lines)
 
 

@@ -25,6 +25,7 @@ from contenders import CONTENDERS
 HERE = Path(__file__).resolve().parent
 CALLS = 20_000
 TIMEOUT_SECS = 600.0
+SETTLE_SECS = 0.5
 
 
 def say(line: str) -> None:
@@ -43,8 +44,8 @@ class Bench:
         python = self.venvs / name.replace(" ", "-") / "bin" / "python"
         if not CONTENDERS[name].stores:
             python = self.venvs / "expman-mesh" / "bin" / "python"
-        script = str(HERE / "worker.py")
-        return tree.run([str(python), script, name, str(folder), workload, str(count)], TIMEOUT_SECS)
+        command = [python, HERE / "worker.py", name, folder, workload, count]
+        return tree.run([str(word) for word in command], TIMEOUT_SECS)
 
     def call(self, name: str, turn: int) -> None:
         folder = self._folder()
@@ -74,6 +75,9 @@ class Bench:
         self._keep("rows", name, turn, done)
 
     def _folder(self) -> Path:
+        """A new one, on a disk that has nothing left to do for whoever was measured before."""
+        os.sync()
+        time.sleep(SETTLE_SECS)
         return Path(tempfile.mkdtemp(dir=self.scratch))
 
     def _keep(self, workload: str, name: str, turn: int, done: dict[str, Any]) -> None:

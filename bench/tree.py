@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
-SAMPLE_SECS = 0.01
+SAMPLE_SECS = 0.02
 LEFT_BEHIND_SECS = 30.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 

@@ -1,6 +1,6 @@
 """One workload with one contender, in this process; prints one JSON object.
 
-    python worker.py CONTENDER FOLDER call|rows|read COUNT
+Called as `python worker.py CONTENDER FOLDER call|rows|read COUNT`.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def summary(url: str, run_dir: Path, flush_report: str) -> None:
         check=True,
         timeout=INSPECT_SECS,
     )
-    run = json.loads(found.stdout)
+    run = json.loads(found.stdout)["meta"]
     key = key_of(url, run_dir)
     step_times = mean_by_rank(url, key, "step_time_ms") if key else {}
 

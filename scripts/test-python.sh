@@ -14,6 +14,8 @@ if [[ $# == 0 ]]; then
     step "python: documentation examples"
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
-    (cd "$scratch" && "$python" -m pytest -q -c "$root/pyproject.toml" --rootdir "$root" \
-        -p no:cacheprovider --doctest-modules --pyargs monarch_like)
+    # Their fixtures are those of the tests.
+    (cd "$scratch" && PYTHONPATH="$root/tests/python" "$python" -m pytest -q \
+        -c "$root/pyproject.toml" --rootdir "$root" -p no:cacheprovider -p conftest \
+        --doctest-modules --pyargs monarch_like)
 fi

@@ -30,7 +30,8 @@ pub struct Waiter<T> {
 #[derive(Debug)]
 struct Open<T> {
     owed: BTreeMap<WriterId, Option<RankOutcomeState>>,
-    at_done: HashMap<WriterId, u64>,
+    /// What was known of a writer when it answered, or when it was gone.
+    at_done: HashMap<WriterId, Standing>,
     waiters: Vec<Waiter<T>>,
 }
 
@@ -132,7 +133,14 @@ impl<T> BarrierBook<T> {
         match owed {
             Some((slot @ None, at_done)) => {
                 *slot = Some(RankOutcomeState::Durable);
-                at_done.insert(writer, seq);
+                let known = self.live.get(&writer).copied().unwrap_or_default();
+                at_done.insert(
+                    writer,
+                    Standing {
+                        durable_seq: seq,
+                        ..known
+                    },
+                );
             }
             _ => self.ignored_answers += 1,
         }
@@ -144,7 +152,7 @@ impl<T> BarrierBook<T> {
         for open in self.open.values_mut() {
             if let Some(slot @ None) = open.owed.get_mut(&writer) {
                 *slot = Some(state);
-                open.at_done.insert(writer, standing.durable_seq);
+                open.at_done.insert(writer, standing);
             }
         }
     }
@@ -198,14 +206,15 @@ impl<T> BarrierBook<T> {
     fn report(&self, version: Version, open: &Open<T>, rows: u64, now_us: u64) -> FlushReport {
         let mut ranks: BTreeMap<u32, RankOutcome> = BTreeMap::new();
         for (writer, state) in &open.owed {
-            let standing = self.live.get(writer).copied().unwrap_or_default();
+            let standing = open
+                .at_done
+                .get(writer)
+                .or_else(|| self.live.get(writer))
+                .copied()
+                .unwrap_or_default();
             let outcome = RankOutcome {
                 state: state.unwrap_or(RankOutcomeState::Timeout),
-                seq: open
-                    .at_done
-                    .get(writer)
-                    .copied()
-                    .unwrap_or(standing.durable_seq),
+                seq: standing.durable_seq,
                 last_step: standing.last_step,
                 last_seen_us: standing.last_seen_us,
             };
@@ -306,7 +315,8 @@ mod tests {
             RankOutcomeState::Dead,
             Standing {
                 durable_seq: 3,
-                ..Standing::default()
+                last_step: Some(9),
+                last_seen_us: 77,
             },
         );
         let closed = book.settled(0, 1);
@@ -317,6 +327,10 @@ mod tests {
             (RankOutcomeState::Dead, 3)
         );
         assert!(!report.ranks.contains_key(&2));
+        assert_eq!(
+            (report.ranks[&1].last_step, report.ranks[&1].last_seen_us),
+            (Some(9), 77)
+        );
         let (_, owed) = book.open(FlushScope::Run, w(0), waiter(2));
         assert_eq!(owed, [w(0), w(2)]);
     }

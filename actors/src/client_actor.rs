@@ -27,6 +27,11 @@ pub(crate) enum ClientMsg {
         standing: Standing,
         link: FrameSender,
     },
+    /// A process that the owner before this one knew: it has no link yet, and owes from the start.
+    Expected {
+        writer: WriterId,
+        standing: Standing,
+    },
     /// A process said something.
     Stand {
         writer: WriterId,
@@ -134,6 +139,7 @@ impl Actor for ClientActor {
                 standing,
                 link,
             } => state.joined(writer, standing, link),
+            ClientMsg::Expected { writer, standing } => state.book.join(writer, standing),
             ClientMsg::Stand { writer, standing } => state.book.stand(writer, standing),
             ClientMsg::Left {
                 writer,

@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
+use expman_model::RunMeta;
 use expman_model::limits::{LEASE, RECONNECT_MAX, RECONNECT_MIN};
-use expman_storage::{RunDir, durable};
+use expman_storage::{RunDir, durable, yaml};
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
@@ -81,7 +82,10 @@ pub(crate) async fn keep_link(
             Err(e) => {
                 let hopeless = matches!(
                     e,
-                    MeshError::RunExists { .. } | MeshError::Refused(_) | MeshError::Storage(_)
+                    MeshError::RunExists { .. }
+                        | MeshError::Refused(_)
+                        | MeshError::Storage(_)
+                        | MeshError::OwnerStart(_)
                 );
                 if first.is_some() && (hopeless || start.elapsed() >= within) {
                     if let Some(first) = first.take() {
@@ -187,8 +191,20 @@ impl Joiner {
         UnixCarrier.dial(&owner.address).await
     }
 
+    /// Refuses a run that another launch made, before anything in its folder is touched.
+    fn check_launch(&self) -> Result<()> {
+        let known: Option<RunMeta> = yaml::read(&self.dir.meta())?;
+        if self.hello.resume
+            || known.is_none_or(|meta| meta.launch_key.as_ref() == Some(&self.hello.launch_key))
+        {
+            return Ok(());
+        }
+        Err(self.refused(FOREIGN.to_owned()))
+    }
+
     /// Starts an owner unless another rank is doing so; either way there may be one afterwards.
     async fn start_owner(&self) -> Result<()> {
+        self.check_launch()?;
         match &self.owner {
             OwnerMode::InProcess => match Owner::start(self.spec.clone()).await {
                 Ok(owner) => {

@@ -87,7 +87,11 @@ impl Owner {
         }
         let dir = writer.dir().clone();
         let meta = writer.meta().clone();
-        let (rows, expected, ranks) = (writer.total(), writer.live(), writer.ranks());
+        let (rows, ranks) = (writer.total(), writer.ranks());
+        let (gone, expected): (Vec<_>, Vec<_>) = writer
+            .live()
+            .into_iter()
+            .partition(|live| crate::host::is_gone(&live.host, live.pid));
         let (commit, commands) = mpsc::channel(commit::QUEUE);
         let client_args = ClientArgs {
             epoch: meta.owner_epoch,
@@ -103,7 +107,11 @@ impl Owner {
             run_id: meta.id.unwrap_or_else(RunId::generate),
             meta: meta.clone(),
             rows,
-            expected,
+            expected: expected
+                .into_iter()
+                .map(|live| (live.index, live.id, live.progress))
+                .collect(),
+            gone: gone.into_iter().map(|live| live.index).collect(),
             ranks,
             commit,
             client: client.clone(),

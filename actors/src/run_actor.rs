@@ -6,24 +6,25 @@
 //! Promises that nothing is acknowledged before it is durable, that a process which vanishes is given up after
 //! its lease, and that the run is closed when its last rank is gone.
 
+mod joining;
+mod leaving;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use expman_model::limits::{
-    CREDIT_BYTES_MAX, CREDIT_BYTES_MIN, HEARTBEAT, LEASE, OWNER_BUDGET_BYTES,
-};
+use expman_model::limits::{HEARTBEAT, LEASE};
 use expman_model::time::now_us;
-use expman_model::{RankOutcomeState, RankState, RunId, RunMeta, RunStatus, WriterId};
+use expman_model::{RankState, RunId, RunMeta, RunStatus, WriterId};
 use expman_storage::run_writer::Progress;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::barrier::Standing;
 use crate::client_actor::ClientMsg;
 use crate::commit::{Command, Committed, SyncToken};
 use crate::link::carrier::FrameSender;
-use crate::link::frame::{FlushRequest, Frame, Hello, Marker, PROTOCOL, Welcome};
+use crate::link::frame::{FlushRequest, Frame, Hello, Marker};
 
 /// How long a run whose ranks have all left waits for announced ones that never came.
 const LINGER: Duration = LEASE;
@@ -49,7 +50,10 @@ pub(crate) enum RunMsg {
     /// A process closes in good order.
     Bye { link: LinkId, status: RunStatus },
     /// Its goodbye is on disk.
-    Left { writer: WriterId, progress: Progress },
+    Left {
+        writer: WriterId,
+        progress: Progress,
+    },
     /// A link ended; `dead` when its process is known to be gone.
     Gone { link: LinkId, dead: bool },
     /// A process said something.
@@ -76,6 +80,8 @@ pub(crate) struct RunArgs {
     pub(crate) rows: u64,
     /// Processes that the previous owner knew and that may come back.
     pub(crate) expected: Vec<(u32, WriterId, Progress)>,
+    /// Processes that it knew and that ended meanwhile, by index.
+    pub(crate) gone: Vec<u32>,
     pub(crate) ranks: BTreeSet<u32>,
     pub(crate) commit: mpsc::Sender<Command>,
     pub(crate) client: ActorRef<ClientMsg>,
@@ -125,8 +131,13 @@ impl Actor for RunActor {
             finishing: false,
         };
         for (index, writer, progress) in expected {
-            state.insert(writer, index, standing(progress, 0));
+            let standing = standing(progress, now_us());
+            state.insert(writer, index, standing);
+            state.client(ClientMsg::Expected { writer, standing });
             after(&myself, LEASE, RunMsg::LeaseOver { writer, link: 0 });
+        }
+        for writer in std::mem::take(&mut state.args.gone) {
+            state.tell(lost(writer, GONE)).await;
         }
         after(&myself, LINGER, RunMsg::LingerOver);
         drop(myself.send_interval(HEARTBEAT, || RunMsg::Tick));
@@ -185,86 +196,6 @@ impl RunActorState {
         }
     }
 
-    /// Why a process may not join, if so.
-    fn objection(&self, hello: &Hello) -> Option<String> {
-        if hello.protocol != PROTOCOL {
-            return Some(format!(
-                "it speaks protocol {}, the run's owner speaks {PROTOCOL}: use one version of expman-mesh in all ranks",
-                hello.protocol
-            ));
-        }
-        if self.finishing {
-            return Some(FINISHING.to_owned());
-        }
-        let known = self.args.meta.launch_key.as_ref();
-        if !hello.resume && known.is_some_and(|key| *key != hello.launch_key) {
-            return Some(FOREIGN.to_owned());
-        }
-        None
-    }
-
-    async fn hello(&mut self, link: LinkId, hello: Hello, to: FrameSender) {
-        if let Some(why) = self.objection(&hello) {
-            send(&to, Frame::Refused(why));
-            return;
-        }
-        let rank = hello
-            .rank
-            .unwrap_or_else(|| self.args.ranks.last().map_or(0, |r| r + 1));
-        let writer = WriterId {
-            rank,
-            incarnation: hello.incarnation,
-        };
-        let (reply, registered) = oneshot::channel();
-        self.tell(Command::Register {
-            id: writer,
-            host: hello.host,
-            pid: hello.pid,
-            reply,
-        })
-        .await;
-        let Ok(registered) = registered.await else {
-            return;
-        };
-        if hello.world_size > self.args.meta.world_size
-            && let Some(n) = hello.world_size
-        {
-            self.args.meta.world_size = Some(n);
-            self.tell(Command::WorldSize(n)).await;
-        }
-        self.args.ranks.insert(rank);
-        let known = self.members.remove(&writer);
-        let mut standing = known.map_or_else(Standing::default, |m| m.standing);
-        standing.durable_seq = registered.durable_seq;
-        standing.last_seen_us = now_us();
-        self.insert(writer, registered.index, standing);
-        self.by_link.insert(link, writer);
-        if let Some(member) = self.members.get_mut(&writer) {
-            (member.link, member.to) = (link, Some(to.clone()));
-        }
-        self.client(ClientMsg::Joined {
-            writer,
-            standing,
-            link: to.clone(),
-        });
-        let ranks = self
-            .args
-            .meta
-            .world_size
-            .unwrap_or(1)
-            .max(u32::try_from(self.members.len()).unwrap_or(u32::MAX));
-        let welcome = Welcome {
-            run_id: self.args.run_id,
-            rank,
-            attempt: registered.attempt,
-            world_size: self.args.meta.world_size,
-            epoch: self.args.meta.owner_epoch,
-            durable_seq: registered.durable_seq,
-            credit: (OWNER_BUDGET_BYTES / ranks as usize).clamp(CREDIT_BYTES_MIN, CREDIT_BYTES_MAX),
-        };
-        send(&to, Frame::Welcome(welcome));
-    }
-
     fn member(&mut self, link: LinkId) -> Option<(WriterId, &mut Member)> {
         let writer = *self.by_link.get(&link)?;
         let member = self.members.get_mut(&writer).filter(|m| m.link == link)?;
@@ -302,143 +233,6 @@ impl RunActorState {
                 request,
             });
         }
-    }
-
-    async fn bye(&mut self, myself: &ActorRef<RunMsg>, link: LinkId, status: RunStatus) {
-        let Some((writer, member)) = self.member(link) else {
-            return;
-        };
-        member.leaving = true;
-        let index = member.index;
-        let (done, left) = oneshot::channel();
-        self.tell(Command::Leave {
-            writer: index,
-            state: RankState::Left,
-            status,
-            reason: String::new(),
-            done: Some(done),
-        })
-        .await;
-        let myself = myself.clone();
-        tokio::spawn(async move {
-            if let Ok(progress) = left.await {
-                cast(&myself, RunMsg::Left { writer, progress });
-            }
-        });
-    }
-
-    async fn left(&mut self, myself: &ActorRef<RunMsg>, writer: WriterId, progress: Progress) {
-        let Some(member) = self.remove(writer) else {
-            return;
-        };
-        self.client(ClientMsg::Left {
-            writer,
-            state: RankOutcomeState::Durable,
-            standing: member.standing,
-        });
-        let Some(to) = member.to else { return };
-        // Closing the run may take longer than the process waits; that its own records are safe it learns now.
-        send(&to, Frame::Ack(progress.durable_seq));
-        self.farewells.push(to);
-        self.finish_if_empty(myself, false).await;
-        if !self.finishing {
-            // Others go on: this one need not wait for the end of the run.
-            for to in self.farewells.drain(..) {
-                send(&to, Frame::Farewell(false));
-            }
-        }
-    }
-
-    fn remove(&mut self, writer: WriterId) -> Option<Member> {
-        let member = self.members.remove(&writer)?;
-        self.by_link.remove(&member.link);
-        self.by_index.remove(&member.index);
-        Some(member)
-    }
-
-    async fn gone(&mut self, myself: &ActorRef<RunMsg>, link: LinkId, dead: bool) {
-        let Some((writer, member)) = self.member(link) else {
-            self.by_link.remove(&link);
-            return;
-        };
-        if member.leaving {
-            return;
-        }
-        member.to = None;
-        if dead {
-            self.lose(myself, writer, "its process is gone").await;
-        } else {
-            after(myself, LEASE, RunMsg::LeaseOver { writer, link });
-        }
-    }
-
-    async fn lease_over(&mut self, myself: &ActorRef<RunMsg>, writer: WriterId, link: LinkId) {
-        if self
-            .members
-            .get(&writer)
-            .is_some_and(|m| m.link == link && m.to.is_none())
-        {
-            self.lose(myself, writer, "no word from it within its lease")
-                .await;
-        }
-    }
-
-    async fn lose(&mut self, myself: &ActorRef<RunMsg>, writer: WriterId, reason: &str) {
-        let Some(member) = self.remove(writer) else {
-            return;
-        };
-        tracing::warn!("{writer} is lost: {reason}");
-        let leave = Command::Leave {
-            writer: member.index,
-            state: RankState::Lost,
-            status: RunStatus::Crashed,
-            reason: reason.to_owned(),
-            done: None,
-        };
-        self.tell(leave).await;
-        self.client(ClientMsg::Left {
-            writer,
-            state: RankOutcomeState::Dead,
-            standing: member.standing,
-        });
-        self.finish_if_empty(myself, false).await;
-    }
-
-    /// Closes the run when no rank is left; unless `anyway`, announced ranks that never came are waited for.
-    async fn finish_if_empty(&mut self, myself: &ActorRef<RunMsg>, anyway: bool) {
-        if self.finishing || !self.members.is_empty() {
-            return;
-        }
-        let all_came = self
-            .args
-            .meta
-            .world_size
-            .is_none_or(|n| (0..n).all(|rank| self.args.ranks.contains(&rank)));
-        if !all_came && !anyway {
-            after(myself, LINGER, RunMsg::LingerOver);
-            return;
-        }
-        self.finishing = true;
-        self.args.closing.send_replace(true);
-        let (reply, finished) = oneshot::channel();
-        self.tell(Command::Finish(reply)).await;
-        let myself = myself.clone();
-        tokio::spawn(async move {
-            let done = finished
-                .await
-                .unwrap_or_else(|_gone| Err("the commit thread ended".to_owned()));
-            cast(&myself, RunMsg::Finished(done));
-        });
-    }
-
-    fn finished(&mut self, done: Result<(), String>) {
-        if let Err(e) = &done {
-            tracing::error!("closing the run failed: {e}");
-        }
-        for to in self.farewells.drain(..) {
-            send(&to, Frame::Farewell(done.is_ok()));
-        }
-        self.args.done.send_replace(Some(done));
     }
 
     fn heard(&mut self, link: LinkId) {
@@ -509,6 +303,20 @@ impl RunActorState {
 pub(crate) const FINISHING: &str = "the run is being closed";
 /// Why a process of another launch may not join.
 pub(crate) const FOREIGN: &str = "the run belongs to another launch";
+
+/// Why a process is given up at once.
+const GONE: &str = "its process is gone";
+
+/// What the commit thread is told of a process that vanished.
+fn lost(writer: u32, reason: &str) -> Command {
+    Command::Leave {
+        writer,
+        state: RankState::Lost,
+        status: RunStatus::Crashed,
+        reason: reason.to_owned(),
+        done: None,
+    }
+}
 
 const fn standing(progress: Progress, last_seen_us: i64) -> Standing {
     Standing {

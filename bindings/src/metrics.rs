@@ -7,7 +7,7 @@ use expman_model::limits::{KEY_BYTES_MAX, POINTS_PER_CALL_MAX};
 use expman_model::record::{KIND_METRICS, put_metrics_head, put_record, put_value};
 use expman_model::time::now_us;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyFloat, PyString};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
 use crate::values::{BAD_VALUE, convert};
 
@@ -33,25 +33,62 @@ pub(crate) struct Refused {
 }
 
 /// Encodes a call and hands the record to `push`; returns what was left out.
+///
+/// Plain names and values are read from the dict itself. Others may run Python code that changes it meanwhile:
+/// then the call starts again on a copy.
 pub(crate) fn with_record(
     metrics: &Bound<'_, PyDict>,
     step: Option<i64>,
     push: impl FnOnce(&mut [u8]),
-) -> Vec<Refused> {
+) -> PyResult<Vec<Refused>> {
     let mut buffer = BUFFER.take();
     let mut names = NAMES.take();
     names.resize_with(REMEMBERED, || None);
+    let (points, refused) = match encode(&mut buffer, &mut names, metrics, step, true) {
+        Some(done) => done,
+        None => {
+            let copy = metrics.copy()?;
+            encode(&mut buffer, &mut names, &copy, step, false).unwrap_or_default()
+        }
+    };
+    if points > 0 {
+        push(&mut buffer);
+    }
+    NAMES.set(names);
+    BUFFER.set(buffer);
+    Ok(refused)
+}
+
+/// One record of all that can be logged: how many points, and what was left out.
+/// With `plain_only`, `None` as soon as Python code would run.
+fn encode(
+    buffer: &mut Vec<u8>,
+    names: &mut [Option<Remembered>],
+    metrics: &Bound<'_, PyDict>,
+    step: Option<i64>,
+    plain_only: bool,
+) -> Option<(u32, Vec<Refused>)> {
     buffer.clear();
     let mut refused = Vec::new();
     let mut points = 0u32;
-    put_record(&mut buffer, KIND_METRICS, 0, now_us(), |out| {
+    let mut is_done = true;
+    put_record(buffer, KIND_METRICS, 0, now_us(), |out| {
         let head = out.len();
         put_metrics_head(out, step, 0);
         for (key, value) in metrics.iter() {
+            if plain_only && !is_plain(&value) {
+                is_done = false;
+                return;
+            }
             let start = out.len();
-            let done = put_key(out, &mut names, &key).and_then(|()| put(out, &value));
+            let done = put_key(out, names, &key).and_then(|()| put(out, &value));
             match done {
                 Ok(()) if (points as usize) < POINTS_PER_CALL_MAX => points += 1,
+                _ if plain_only => {
+                    // Showing a name that is refused runs its `__repr__`.
+                    is_done = false;
+                    return;
+                }
                 done => {
                     out.truncate(start);
                     let reason = done.err().unwrap_or("too many metrics in one call");
@@ -64,12 +101,15 @@ pub(crate) fn with_record(
         }
         out[head + 9..head + 13].copy_from_slice(&points.to_le_bytes());
     });
-    if points > 0 {
-        push(&mut buffer);
-    }
-    NAMES.set(names);
-    BUFFER.set(buffer);
-    refused
+    is_done.then_some((points, refused))
+}
+
+/// Whether reading a value runs no code but ours.
+fn is_plain(value: &Bound<'_, PyAny>) -> bool {
+    value.is_exact_instance_of::<PyFloat>()
+        || value.is_exact_instance_of::<PyInt>()
+        || value.is_exact_instance_of::<PyBool>()
+        || value.is_exact_instance_of::<PyString>()
 }
 
 fn put(out: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> Result<(), &'static str> {

@@ -7,9 +7,8 @@ use std::time::Duration;
 use expman_actors::{FlushOptions, OnFull, OwnerMode, Refusal, Run, RunConfig, RunHandle};
 use expman_model::limits::RECORD_BYTES_MAX;
 use expman_model::{FlushScope, Level, RunMeta, RunStatus, check_key};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 use tokio::sync::watch;
 
 use crate::errors::{ConfigError, to_py};
@@ -42,6 +41,20 @@ where
             })
         }
         _ => Ok(None),
+    }
+}
+
+/// Why metrics or parameters were refused as a whole.
+const NO_MAPPING: &str = "not a mapping";
+
+/// A mapping of any kind as a dict; None when it is none, or raises on the way.
+fn as_dict<'py>(mapping: &Bound<'py, PyAny>) -> Option<Bound<'py, PyDict>> {
+    match mapping.cast::<PyDict>() {
+        Ok(dict) => Some(dict.clone()),
+        Err(_other) => {
+            let copied = mapping.py().get_type::<PyDict>().call1((mapping,)).ok()?;
+            copied.cast_into::<PyDict>().ok()
+        }
     }
 }
 
@@ -110,48 +123,48 @@ impl CoreRun {
             Ok(step) => step,
             Err(reason) => return self.refuse(py, "step", reason),
         };
-        let copied;
-        let dict = match metrics.cast::<PyDict>() {
-            Ok(dict) => dict,
-            Err(_other) => match py
-                .get_type::<PyDict>()
-                .call1((metrics,))
-                .and_then(|d| Ok(d.cast_into::<PyDict>()?))
-            {
-                Ok(dict) => {
-                    copied = dict;
-                    &copied
-                }
-                Err(_raised) => return self.refuse(py, "metrics", "not a mapping"),
-            },
+        let Some(dict) = as_dict(metrics) else {
+            return self.refuse(py, "metrics", NO_MAPPING);
         };
         let mut pushed = Ok(0);
-        let refused = with_record(dict, step, |record| pushed = self.push(py, record));
+        let refused = with_record(&dict, step, |record| pushed = self.push(py, record))?;
         for metric in refused {
             self.refuse(py, &metric.name, metric.reason)?;
         }
         self.accepted(py, "metrics", pushed)
     }
 
-    fn log_scalar(&self, key: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn log_scalar(&self, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = value.py();
-        if check_key("scalar name", key).is_err() {
-            return self.refuse(py, key, "bad scalar name");
+        let Ok(key) = key.cast::<PyString>() else {
+            return self.refuse(py, "scalar", "scalar name is not text");
+        };
+        let key = key.to_string_lossy();
+        if check_key("scalar name", &key).is_err() {
+            let shown: String = key.chars().take(80).collect();
+            return self.refuse(py, &shown, "bad scalar name");
         }
         match values::convert(value) {
-            Ok(value) => self.accepted(py, key, py.detach(|| self.run.log_scalar(key, value))),
-            Err(reason) => self.refuse(py, key, reason),
+            Ok(value) => {
+                let pushed = py.detach(|| self.run.log_scalar(&*key, value));
+                self.accepted(py, &key, pushed)
+            }
+            Err(reason) => self.refuse(py, &key, reason),
         }
     }
 
-    fn log_params(&self, params: &Bound<'_, PyDict>) -> PyResult<()> {
+    fn log_params(&self, params: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = params.py();
-        let entries = params::entries(params);
+        let Some(params) = as_dict(params) else {
+            return self.refuse(py, "params", NO_MAPPING);
+        };
+        let entries = params::entries(&params);
         self.accepted(py, "params", py.detach(|| self.run.log_params(entries)))
     }
 
-    fn log_message(&self, py: Python<'_>, level: u8, text: String) -> PyResult<()> {
-        let mut text = text;
+    fn log_message(&self, level: u8, text: &Bound<'_, PyString>) -> PyResult<()> {
+        let py = text.py();
+        let mut text = text.to_string_lossy().into_owned();
         if text.len() > RECORD_BYTES_MAX / 2 {
             let end = (0..=RECORD_BYTES_MAX / 2)
                 .rev()
@@ -167,7 +180,14 @@ impl CoreRun {
         )
     }
 
-    fn log_failure(&self, py: Python<'_>, message: String, traceback: String) -> PyResult<()> {
+    fn log_failure(
+        &self,
+        message: &Bound<'_, PyString>,
+        traceback: &Bound<'_, PyString>,
+    ) -> PyResult<()> {
+        let py = message.py();
+        let message = message.to_string_lossy().into_owned();
+        let traceback = traceback.to_string_lossy().into_owned();
         self.accepted(
             py,
             "failure",
@@ -194,7 +214,7 @@ impl CoreRun {
             "run" => FlushScope::Run,
             "rank" => FlushScope::Rank,
             other => {
-                return Err(PyValueError::new_err(format!(
+                return Err(ConfigError::new_err(format!(
                     "scope={other:?} is neither \"run\" nor \"rank\""
                 )));
             }
@@ -224,7 +244,7 @@ impl CoreRun {
                     .filter(|s| s.is_finished())
                     .map(|s| s.as_str())
                     .collect();
-                PyValueError::new_err(format!("status={status:?} is none of {}", known.join(", ")))
+                ConfigError::new_err(format!("status={status:?} is none of {}", known.join(", ")))
             })?;
         py.detach(|| self.run.close_blocking(status, seconds(timeout)))
             .map_err(|e| to_py(&e))

@@ -55,17 +55,18 @@ fn number_like(value: &Bound<'_, PyAny>) -> Result<Value, &'static str> {
     if value.is_none() || value.cast::<PyBytes>().is_ok() {
         return Err(BAD_VALUE);
     }
+    let mut value = value.clone();
     if let Ok(item) = value.getattr("item") {
         if let Ok(device) = value.getattr("device") {
             let on_cpu = device
                 .str()
-                .is_ok_and(|d| d.to_string_lossy().starts_with("cpu"));
+                .is_ok_and(|d| d.to_string_lossy().to_ascii_lowercase().contains("cpu"));
             if !on_cpu {
                 return Err(ON_DEVICE);
             }
         }
-        let inner = item.call0().map_err(|_raised| BAD_VALUE)?;
-        if let Some(done) = plain(&inner) {
+        value = item.call0().map_err(|_raised| BAD_VALUE)?;
+        if let Some(done) = plain(&value) {
             return done;
         }
     }

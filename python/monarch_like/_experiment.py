@@ -5,22 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Union
+from typing import Any
 
 from . import _lifecycle, _owner
+from ._artifacts import Copies, PathLike, target_name
 from ._core import ArtifactError, ConfigError, CoreRun, ExpmanError, FlushError
 from ._launch import Launch, discover
 from ._report import FlushHandle
 
-PathLike = Union[str, "os.PathLike[str]"]
-
 _HANDLE = "EXPMAN_HANDLE"
 _HANDLE_PID = "EXPMAN_HANDLE_PID"
+
+_ENDS = ("finished", "failed", "cancelled", "interrupted", "preempted", "crashed")
 
 _LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50}
 
@@ -61,6 +64,8 @@ class Experiment:
         JoinError: the run's owner could not be started or reached.
     """
 
+    _core: CoreRun | _Unjoined
+
     def __init__(
         self,
         name: str,
@@ -84,6 +89,12 @@ class Experiment:
     ) -> None:
         if on_full not in ("drop", "block"):
             raise ConfigError(f'on_full={on_full!r} is neither "drop" nor "block"')
+        if not isinstance(name, str):
+            raise ConfigError(f"name={name!r} is not a text")
+        if not isinstance(base_dir, (str, os.PathLike)):
+            raise ConfigError(f"base_dir={base_dir!r} is not a path")
+        if isinstance(tags, str) or not isinstance(tags, Iterable):
+            raise ConfigError(f"tags={tags!r} is not a list of texts")
         try:
             launch = discover(rank=rank, world_size=world_size, group=group)
         except ValueError as error:
@@ -91,8 +102,7 @@ class Experiment:
         self._strict = strict
         self._warned: set[str] = set()
         self._lock = threading.RLock()
-        self._copies: ThreadPoolExecutor | None = None
-        self._copying: list[Future[None]] = []
+        self._copies = Copies()
         self._closed = False
         self._sealed = False
         options: dict[str, Any] = {
@@ -128,29 +138,33 @@ class Experiment:
         self.log_metrics = core.log_metrics  # type: ignore[method-assign]
         self.log_vector = core.log_metrics  # type: ignore[method-assign]
         self._closed = False
-        if os.environ.get(_HANDLE_PID) != str(os.getpid()):
+        if not _is_own_handle():
             os.environ[_HANDLE] = core.handle()
             os.environ[_HANDLE_PID] = str(os.getpid())
         _lifecycle.opened(self)
 
     def _forked(self) -> None:
         """In a forked child: keep the parent's core alive and untouched, join on first use."""
-        self._core.leak()
         self._lock = threading.RLock()
-        self._copies, self._copying = None, []
+        self._copies = Copies()
+        if isinstance(self._core, _Unjoined):
+            return
+        self._core.leak()
         if self._closed:
             return
         del self.log_metrics, self.log_vector
         self._options.update(
             handle=self._core.handle(), rank=self._core.rank, capture=False, run_name=None
         )
-        self._core = _Unjoined(self)  # type: ignore[assignment]
+        self._core = _Unjoined(self)
 
     def _rejoin(self) -> CoreRun:
         with self._lock:
-            if isinstance(self._core, _Unjoined):
-                self._use(CoreRun(self._options, self._refused))
-            return self._core
+            core = self._core
+            if isinstance(core, _Unjoined):
+                core = CoreRun(self._options, self._refused)
+                self._use(core)
+            return core
 
     def _refused(self, name: str, reason: str) -> None:
         """Something was left out and counted: raise when strict, else say it once per reason."""
@@ -195,7 +209,7 @@ class Experiment:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Merges parameters into config.yaml; nested mappings and sequences are kept."""
-        self._core.log_params(dict(params))
+        self._core.log_params(params)
 
     def log_message(self, level: str | int, message: object) -> None:
         """Writes a message to run.log.
@@ -205,10 +219,10 @@ class Experiment:
             message: any object; its `str` is written.
         """
         number = _LEVELS.get(level.lower()) if isinstance(level, str) else level
-        if number is None or not 0 <= number <= 255:
+        if not isinstance(number, int) or not 0 <= number <= 255:
             self._refused(f"level {level!r}", "not a level")
             number = _LEVELS["info"]
-        self._core.log_message(number, str(message))
+        self._core.log_message(number, _lifecycle.text_of(message))
 
     def info(self, message: object) -> None:
         """`log_message("info", …)`."""
@@ -237,19 +251,12 @@ class Experiment:
         Raises:
             ArtifactError: the path does not exist, or the name would leave artifacts/.
         """
-        source = Path(path)
-        target = name if name is not None else source.name if source.is_absolute() else str(source)
-        target = os.path.normpath(target) if target else target
-        if not source.exists():
+        target = target_name(path, name)
+        if not os.path.exists(path):
             raise ArtifactError(f"artifact {os.fspath(path)!r} does not exist")
-        if not target or target == "." or target.startswith(("/", "..")):
-            raise ArtifactError(f"artifact name {target!r} would leave the artifacts folder")
         core = self._rejoin()
         with self._lock:
-            if self._copies is None:
-                self._copies = ThreadPoolExecutor(1, thread_name_prefix="expman-artifacts")
-            copy = self._copies.submit(core.save_artifact, source.absolute(), target)
-            self._copying = [c for c in self._copying if not c.done()] + [copy]
+            copy = self._copies.submit(partial(core.save_artifact, os.path.abspath(path), target))
         copy.add_done_callback(self._copied)
         return copy
 
@@ -282,6 +289,9 @@ class Experiment:
         Returns:
             A handle: `await` it, or call `wait()`.
 
+        Raises:
+            ConfigError: the scope is neither.
+
         Example:
             >>> exp = getfixture("exp")
             >>> exp.log_metrics({"loss": 0.5}, step=1)
@@ -303,25 +313,28 @@ class Experiment:
             Whether the whole run is closed: true for its last rank.
 
         Raises:
+            ConfigError: the status is no end.
             FlushError: the deadline came first; the message says what was not delivered.
         """
+        if status not in _ENDS:
+            raise ConfigError(f"status={status!r} is none of {', '.join(_ENDS)}")
         with self._lock:
             if self._closed:
                 return self._sealed
             self._closed = True
-            core, copying, copies = self._core, self._copying, self._copies
-        if copies is not None:
-            left = wait(copying, timeout=timeout).not_done
-            copies.shutdown(wait=not left)
-            if left:
-                raise FlushError(f"{len(left)} artifacts were not copied within {timeout} s")
+            core, copies = self._core, self._copies
         _lifecycle.forget(self)
-        if os.environ.get(_HANDLE_PID) == str(os.getpid()) and not isinstance(core, _Unjoined):
-            if os.environ.get(_HANDLE) == core.handle():
-                del os.environ[_HANDLE], os.environ[_HANDLE_PID]
+        if isinstance(core, _Unjoined):
+            return False
+        deadline = time.monotonic() + timeout
+        # A copy that hangs leaves the rows some of the time.
+        left = copies.finish(timeout * 0.75)
+        if os.environ.get(_HANDLE) == core.handle() and _is_own_handle():
+            del os.environ[_HANDLE], os.environ[_HANDLE_PID]
         _flush_stdio()
-        if not isinstance(core, _Unjoined):
-            self._sealed = core.close(status, timeout)
+        self._sealed = core.close(status, max(deadline - time.monotonic(), 0.0))
+        if left:
+            raise FlushError(f"{left} artifacts were not copied within {timeout} s")
         return self._sealed
 
     def fail(self, reason: object, timeout: float = 5.0) -> None:
@@ -329,7 +342,7 @@ class Experiment:
         if isinstance(reason, BaseException):
             message, trace = _lifecycle.describe(type(reason), reason, reason.__traceback__)
         else:
-            message, trace = str(reason), ""
+            message, trace = _lifecycle.text_of(reason), ""
         self._fail(message, trace)
         self.close("failed", timeout)
 
@@ -380,8 +393,10 @@ class Experiment:
         return self._rejoin().handle()
 
     def stats(self) -> dict[str, Any]:
-        """Counts of this process: accepted and durable sequence numbers, queued and spooled
-        bytes, dropped records by reason, whether the owner is reached, reconnects, last error.
+        """Counts of this process.
+
+        Accepted and durable sequence numbers, queued and spooled bytes, dropped records by
+        reason, whether the owner is reached, reconnects, last error.
         """
         return self._rejoin().stats()
 
@@ -404,6 +419,11 @@ class Experiment:
     def rank(self) -> int:
         """This process's rank."""
         return self._core.rank
+
+    @property
+    def attempt(self) -> int:
+        """How many processes were this rank before: 0, and one more after each restart."""
+        return self._core.attempt
 
     @property
     def world_size(self) -> int | None:
@@ -433,6 +453,11 @@ def _launch_key(name: str, launch: Launch) -> str | None:
     count = _launches.get((name, launch.key), 0)
     _launches[name, launch.key] = count + 1
     return launch.key if count == 0 else f"{launch.key}#{count + 1}"
+
+
+def _is_own_handle() -> bool:
+    """Whether the handle in the environment is one that this very process put there."""
+    return os.environ.get(_HANDLE_PID) == str(os.getpid())
 
 
 def _flush_stdio() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import weakref
 from types import FrameType, TracebackType
@@ -21,8 +22,15 @@ EXIT_TIMEOUT_SECS = 5.0
 SIGNAL_TIMEOUT_SECS = 2.0
 """Longest time that a process ended by SIGTERM waits for its runs."""
 
+MESSAGE_CHARS_MAX = 10_000
+"""Longest message of a failure that is kept."""
+
+TRACEBACK_CHARS_MAX = 100_000
+"""Longest traceback that is kept; its end says most."""
+
 _open: weakref.WeakSet[Experiment] = weakref.WeakSet()
-_uncaught: tuple[str, str] | None = None
+_uncaught: tuple[str, str, str] | None = None
+"""How the program ends, by what exception: status, message, traceback."""
 _installed_in: int | None = None
 
 
@@ -50,14 +58,19 @@ def _install() -> None:
 
 
 def _at_exit() -> None:
-    deadline = EXIT_TIMEOUT_SECS
+    status, message, trace = _uncaught or ("finished", "", "")
+    if status == "failed":
+        for experiment in list(_open):
+            experiment._fail(message, trace)
+    _close_all(status, EXIT_TIMEOUT_SECS)
+
+
+def _close_all(status: str, timeout: float) -> None:
+    """Closes every run under one deadline, and says what was not delivered."""
+    deadline = time.monotonic() + timeout
     for experiment in list(_open):
         try:
-            if _uncaught is not None:
-                experiment._fail(*_uncaught)
-                experiment.close("failed", timeout=deadline)
-            else:
-                experiment.close(timeout=deadline)
+            experiment.close(status, timeout=max(deadline - time.monotonic(), 0.1))
         except Exception as error:
             print(f"monarch_like: {error}", file=sys.stderr)  # noqa: T201
 
@@ -65,11 +78,10 @@ def _at_exit() -> None:
 def _chain_excepthook() -> None:
     before = sys.excepthook
 
-    def hook(
-        kind: type[BaseException], value: BaseException, trace: TracebackType | None
-    ) -> None:
+    def hook(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
         global _uncaught
-        _uncaught = describe(kind, value, trace)
+        status = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+        _uncaught = (status, *describe(kind, value, trace))
         before(kind, value, trace)
 
     sys.excepthook = hook
@@ -78,9 +90,18 @@ def _chain_excepthook() -> None:
 def describe(
     kind: type[BaseException], value: BaseException, trace: TracebackType | None
 ) -> tuple[str, str]:
-    """One line, and the whole traceback."""
+    """One line, and the whole traceback; the end of it, when it is very long."""
     message = "".join(traceback.format_exception_only(kind, value)).strip()
-    return message, "".join(traceback.format_exception(kind, value, trace))
+    whole = "".join(traceback.format_exception(kind, value, trace))
+    return message[:MESSAGE_CHARS_MAX], whole[-TRACEBACK_CHARS_MAX:]
+
+
+def text_of(thing: object) -> str:
+    """The text of anything, whatever its `__str__` does."""
+    try:
+        return str(thing)
+    except Exception as error:
+        return f"<{type(thing).__name__} whose text raised {type(error).__name__}>"
 
 
 def _chain_sigterm() -> None:
@@ -91,11 +112,7 @@ def _chain_sigterm() -> None:
         return
 
     def leave(number: int, frame: FrameType | None) -> None:
-        for experiment in list(_open):
-            try:
-                experiment.close("preempted", timeout=SIGNAL_TIMEOUT_SECS)
-            except Exception as error:
-                print(f"monarch_like: {error}", file=sys.stderr)  # noqa: T201
+        _close_all("preempted", SIGNAL_TIMEOUT_SECS)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import lru_cache
 
 from . import _core
 
@@ -18,7 +17,6 @@ sys.exit(core.owner_main())
 """
 
 
-@lru_cache(maxsize=None)
 def command() -> list[str]:
     """Isolated and without site packages, so that it starts fast and nobody's code runs in it."""
     return [sys.executable, "-I", "-S", "-c", _PROGRAM, str(_core.__file__)]

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from ._artifacts import PathLike
 from ._core import ConfigError
-from ._experiment import Experiment, PathLike
+from ._experiment import Experiment
 from ._report import FlushHandle
 
 _current: Experiment | None = None
 _lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """Whoever held the lock is not in this process."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def init(name: str, run_name: str | None = None, **options: Any) -> Experiment:

@@ -36,8 +36,13 @@ pub fn save(dir: &RunDir, source: &Path, name: &str) -> Result<Vec<Saved>> {
 
 fn files(source: &Path, name: &str) -> Result<Vec<(PathBuf, String)>> {
     let meta = fs::metadata(source).at("read artifact", source)?;
-    if !meta.is_dir() {
+    if meta.is_file() {
         return Ok(vec![(source.to_owned(), name.to_owned())]);
+    }
+    if !meta.is_dir() {
+        // A pipe or a device: reading it may never end.
+        let source_error = std::io::Error::from(std::io::ErrorKind::InvalidInput);
+        return Err(source_error).at("read artifact, which is neither file nor folder,", source);
     }
     let mut found = Vec::new();
     let mut entries = crate::layout::names(source)?;

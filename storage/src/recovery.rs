@@ -176,8 +176,12 @@ fn create(dir: &RunDir, seed: &RunMeta) -> Result<()> {
             yaml::write(&path, &ExperimentMeta::default())?;
         }
     }
-    segment::write_sorted(&dir.metrics(), &Rows::default(), 0)?;
-    yaml::write(&dir.config(), &Param::Map(Vec::new()))?;
+    if !dir.metrics().exists() {
+        segment::write_sorted(&dir.metrics(), &Rows::default(), 0)?;
+    }
+    if !dir.config().exists() {
+        yaml::write(&dir.config(), &Param::Map(Vec::new()))?;
+    }
     let mut meta = seed.clone();
     meta.format = RUN_FORMAT;
     meta.id.get_or_insert_with(RunId::generate);

@@ -22,7 +22,7 @@ use crate::events::EventLog;
 use crate::layout::RunDir;
 use crate::rows::Rows;
 use crate::sealer::Sealer;
-use crate::state::RunState;
+use crate::state::{RunState, WriterState};
 use crate::text::TextFile;
 use crate::wal::FrameEncoder;
 
@@ -54,6 +54,21 @@ pub struct Progress {
     pub durable_seq: u64,
     /// Greatest step.
     pub last_step: Option<i64>,
+}
+
+/// A writer that has neither left nor been given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveWriter {
+    /// Names it in `append`.
+    pub index: u32,
+    /// Who it is.
+    pub id: WriterId,
+    /// Where it runs.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// How far it is.
+    pub progress: Progress,
 }
 
 /// The commit log that is being written.
@@ -253,14 +268,21 @@ impl RunWriter {
 
     /// Writers that have neither left nor been given up: after a recovery, those that may come back.
     #[must_use]
-    pub fn live(&self) -> Vec<(u32, WriterId, Progress)> {
+    pub fn live(&self) -> Vec<LiveWriter> {
         let live = self
             .state
             .writers
             .iter()
             .zip(0u32..)
             .filter(|(w, _)| w.meta.state == RankState::Live);
-        live.map(|(w, at)| (at, w.id, self.progress(at))).collect()
+        live.map(|(w, index)| LiveWriter {
+            index,
+            id: w.id,
+            host: w.meta.host.clone(),
+            pid: w.meta.pid,
+            progress: self.progress(index),
+        })
+        .collect()
     }
 
     /// Every rank that ever joined.
@@ -269,19 +291,28 @@ impl RunWriter {
         self.state.writers.iter().map(|w| w.id.rank).collect()
     }
 
-    /// How the run ended: the heaviest end among the last incarnations of its ranks; one that never said so crashed.
+    /// How the run ended: the heaviest end among its ranks. For a rank speaks the incarnation that left last,
+    /// since a forked child ends before its parent; one that never said how it ended crashed.
     #[must_use]
     pub fn outcome(&self) -> RunStatus {
-        let mut last: BTreeMap<u32, RunStatus> = BTreeMap::new();
+        let mut last: BTreeMap<u32, &WriterState> = BTreeMap::new();
         for w in &self.state.writers {
-            let status = if w.meta.status.is_finished() {
-                w.meta.status
-            } else {
-                RunStatus::Crashed
-            };
-            last.insert(w.id.rank, status);
+            let known = last.entry(w.id.rank).or_insert(w);
+            // RFC 3339 in UTC sorts as text; who never left is there longest.
+            let there = |w: &WriterState| (w.meta.left_at.is_none(), w.meta.left_at.clone());
+            if there(w) >= there(known) {
+                *known = w;
+            }
         }
         last.into_values()
+            .map(|w| w.meta.status)
+            .map(|s| {
+                if s.is_finished() {
+                    s
+                } else {
+                    RunStatus::Crashed
+                }
+            })
             .max_by_key(|s| s.weight())
             .unwrap_or(RunStatus::Crashed)
     }

@@ -74,7 +74,7 @@ class MissingRowsError(Exception):
 def _read_rows(run_dir: Path) -> list[Row]:
     hidden = run_dir / ".expman"
     rows, end = _read_parquet(run_dir / "metrics.parquet")
-    segments = {}
+    segments: dict[int, tuple[int, Path]] = {}
     for path in hidden.glob("seg-*.parquet"):
         lo, hi = (int(part, 16) for part in path.stem.split("-")[1:])
         segments[lo] = max(segments.get(lo, (0, path)), (hi, path))

@@ -155,6 +155,7 @@ class Programs:
         self.folder = folder
         self.exps = folder / "exps"
         self._ranks: list[Rank] = []
+        self._written = 0
 
     def rank(self, **env: str) -> Rank:
         """A rank that has not been told to join anything."""
@@ -181,6 +182,7 @@ class Programs:
         return subprocess.run(
             self._command(code, args),
             env=environment(**env),
+            cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -193,6 +195,7 @@ class Programs:
         return subprocess.Popen(
             self._command(code, args),
             env=environment(**env),
+            cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -200,7 +203,11 @@ class Programs:
         )
 
     def _command(self, code: str, args: Iterable[object]) -> list[str]:
-        return [sys.executable, "-c", textwrap.dedent(code), str(self.exps), *map(str, args)]
+        """A file of its own, since `spawn` and `forkserver` import the program again."""
+        self._written += 1
+        program = self.folder / f"program_{self._written}.py"
+        program.write_text(textwrap.dedent(code), encoding="utf-8")
+        return [sys.executable, str(program), str(self.exps), *map(str, args)]
 
     def end(self) -> None:
         for rank in self._ranks:
@@ -219,6 +226,17 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def stop(pid: int) -> None:
+    """Stops a process; returns when none of its threads runs any more."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def is_stopped() -> bool:
+        stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+    until(is_stopped, what=f"stop of process {pid}")
 
 
 def kill_owner(run_dir: Path) -> int:

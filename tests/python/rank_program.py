@@ -120,6 +120,7 @@ class Program:
 
 
 def main() -> None:
+    os.set_inheritable(int(sys.argv[1]), False)  # it shall end with this process
     orders = socket.socket(fileno=int(sys.argv[1])).makefile("rw", encoding="utf-8")
     program = Program()
     for line in orders:

@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ledger import Ledger, read_rows
-from processes import Programs, Ranks, is_alive, kill_owner, owner_of, until
+from ledger import read_rows
+from processes import Programs, Rank, Ranks, is_alive, kill_owner, owner_of, stop, until
 
 
 def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
@@ -36,7 +37,7 @@ def test_a_rank_killed_inside_a_barrier_is_named_and_the_others_are_durable(
     ranks = programs.ranks(4)
     ranks.log(100)
     assert ranks[0].ask("flush")["complete"]
-    ranks[3].signal(signal.SIGSTOP)  # it owes an answer for as long as it is stopped
+    stop(ranks[3].pid)  # it owes an answer for as long as it is stopped
     ranks[0].ask("start_flush", name="f", timeout=30)
     until(lambda: opened(ranks.run_dir, "1.2"))
     assert not ranks[0].ask("is_flushed", name="f")
@@ -63,7 +64,7 @@ def test_a_rank_killed_inside_a_barrier_is_named_and_the_others_are_durable(
 def test_a_stopped_rank_times_out_and_its_late_answer_is_harmless(programs: Programs) -> None:
     ranks = programs.ranks(3)
     ranks.log(50)
-    ranks[1].signal(signal.SIGSTOP)
+    stop(ranks[1].pid)
     report = ranks[0].ask("flush", timeout=1.0)
     assert not report["complete"]
     assert 1.0 <= report["elapsed"] < 2.0
@@ -91,7 +92,7 @@ def test_the_owner_killed_under_load_costs_nothing_and_a_pending_flush_completes
     assert ranks[0].ask("flush")["complete"]
     ranks.ask("pour")
     owner = owner_of(ranks.run_dir)
-    os.kill(owner, signal.SIGSTOP)  # so that the flush is surely pending when it dies
+    stop(owner)  # so that the flush is surely pending when it dies
     ranks[2].ask("start_flush", name="f", timeout=40)
     time.sleep(0.2)  # let the ranks log more than the owner has taken in
     kill_owner(ranks.run_dir)
@@ -114,7 +115,7 @@ def test_the_owner_killed_under_load_costs_nothing_and_a_pending_flush_completes
 def test_a_flush_right_after_the_owner_died_waits_for_all_ranks(programs: Programs) -> None:
     ranks = programs.ranks(3)
     ranks.log(20)
-    ranks[1].signal(signal.SIGSTOP)  # it can't come back by itself
+    stop(ranks[1].pid)  # it can't come back by itself
     kill_owner(ranks.run_dir)
     report = ranks[0].ask("flush", timeout=4.0)
     assert not report["complete"], "a rank that has not come back is not durable"
@@ -142,11 +143,15 @@ def test_owners_killed_again_and_again_lose_and_double_nothing(programs: Program
     assert record(ranks.run_dir)["owner_epoch"] == 5
 
 
+def has_logged(rank: Rank, n: int) -> bool:
+    return int(rank.ask("stats")["accepted_seq"]) > n
+
+
 def kill_everything(ranks: Ranks) -> None:
     owner = owner_of(ranks.run_dir)
     pids = [owner, *(rank.pid for rank in ranks)]
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)  # so that none of them reacts to the others' deaths
+        stop(pid)  # so that none of them reacts to the others' deaths
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     until(lambda: not any(map(is_alive, pids)))
@@ -168,6 +173,8 @@ def test_everything_killed_under_load_keeps_a_prefix_of_every_rank_and_resumes(
 ) -> None:
     ranks = programs.ranks(2, run_name="r")
     poured = ranks.ask("pour")
+    for rank in ranks:
+        until(partial(has_logged, rank, 50))
     report = ranks[0].ask("flush")
     assert report["complete"]
     kill_everything(ranks)
@@ -236,7 +243,7 @@ def test_a_late_answer_of_a_former_owner_s_link_changes_nothing(programs: Progra
     ranks = programs.ranks(2)
     ranks.log(10)
     owner = owner_of(ranks.run_dir)
-    os.kill(owner, signal.SIGSTOP)
+    stop(owner)
     ranks.log(10)
     late = ranks[0].ask("flush", timeout=0.5)
     assert not late["complete"]
@@ -248,4 +255,3 @@ def test_a_late_answer_of_a_former_owner_s_link_changes_nothing(programs: Progra
     assert owner_of(ranks.run_dir) == owner
     ranks.close()
     ranks.ledger.prove(ranks.run_dir)
-    assert isinstance(ranks.ledger, Ledger)

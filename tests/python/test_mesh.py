@@ -117,9 +117,7 @@ def test_two_jobs_at_the_same_time_are_never_mixed(programs: Programs) -> None:
         for number, rank in enumerate(members):
             rank.tell(
                 "init",
-                **programs.options(
-                    rank=number, world_size=2, group=group, redirect_console=False
-                ),
+                **programs.options(rank=number, world_size=2, group=group, redirect_console=False),
             )
     for rank in ranks:
         rank.joined()
@@ -170,9 +168,7 @@ def test_two_runs_in_one_process_do_not_disturb_each_other(programs: Programs) -
 def test_ranks_that_are_not_numbered_get_numbers_from_the_owner(programs: Programs) -> None:
     ranks: list[Rank] = [programs.rank() for _ in range(3)]
     for rank in ranks:
-        rank.tell(
-            "init", **programs.options(group="g", world_size=3, redirect_console=False)
-        )
+        rank.tell("init", **programs.options(group="g", world_size=3, redirect_console=False))
     assert sorted(rank.joined().rank for rank in ranks) == [0, 1, 2]
     for rank in ranks:
         rank.ask("close")
@@ -190,10 +186,12 @@ def test_a_flush_that_publishes_brings_all_rows_into_metrics_parquet(programs: P
     closed = [e for e in map(json.loads, events) if e["type"] == "flush_closed"]
     assert closed[-1]["tag"] == "ckpt-1"
     until(
-        lambda: (yaml.safe_load((ranks.run_dir / "run.yaml").read_text())["last_flush"] or {}).get(
-            "tag"
+        lambda: (
+            (yaml.safe_load((ranks.run_dir / "run.yaml").read_text())["last_flush"] or {}).get(
+                "tag"
+            )
+            == "ckpt-1"
         )
-        == "ckpt-1"
     )
     ranks.close()
     ranks.ledger.prove(ranks.run_dir)

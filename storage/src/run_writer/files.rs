@@ -6,7 +6,7 @@ use std::time::Instant;
 use expman_model::limits::{CLOSE_MERGE_ROWS, PUBLISH_CHEAP_BYTES, SEAL_BYTES, SEAL_ROWS};
 use expman_model::{RankState, RunStatus};
 
-use super::{Log, PUBLISH_AFTER, RunWriter, SAVE_EVERY, WAL_FORMAT};
+use super::{LiveWriter, Log, PUBLISH_AFTER, RunWriter, SAVE_EVERY, WAL_FORMAT};
 use crate::error::{At, Result};
 use crate::reader::{Filter, snapshot};
 use crate::rows::Rows;
@@ -186,7 +186,7 @@ impl RunWriter {
     /// # Errors
     /// When a file can't be written; the commit log then still holds what the file lacks.
     pub fn finish(mut self) -> Result<()> {
-        for (writer, _, _) in self.live() {
+        for LiveWriter { index: writer, .. } in self.live() {
             self.leave(
                 writer,
                 RankState::Lost,

@@ -1,11 +1,11 @@
 //! Who may depend on whom.
 
-mod tree;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
+
+use crate::tree;
 
 /// Crates of the house, and the crates of the house that each may depend on.
 const MAY_IMPORT: [(&str, &[&str]); 7] = [

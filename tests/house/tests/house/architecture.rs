@@ -1,6 +1,6 @@
 //! ARCHITECTURE.md tells the truth.
 
-mod tree;
+use crate::tree;
 
 const DOCUMENT: &str = "ARCHITECTURE.md";
 

@@ -1,0 +1,132 @@
+//! Logging: every call ends in one record pushed into the ring.
+
+use std::path::Path;
+
+use expman_model::limits::{KEY_BYTES_MAX, POINTS_PER_CALL_MAX, RECORD_BYTES_MAX};
+use expman_model::{Level, Param, Point, RecordBody, RunStatus, Value};
+
+use super::{OnFull, Run};
+use crate::error::{MeshError, Result};
+use crate::ring::{Refusal, encode};
+
+impl Run {
+    /// Takes in one encoded record; this is what every `log_*` ends in.
+    ///
+    /// # Errors
+    /// When it was refused; it is counted already.
+    pub fn push(&self, record: &mut [u8]) -> Result<u64, Refusal> {
+        if record.len() > RECORD_BYTES_MAX {
+            self.ring.refuse("record too large", 1);
+            return Err(Refusal::TooLarge);
+        }
+        let patience = match self.on_full {
+            OnFull::Drop => None,
+            OnFull::Block(patience) => Some(patience),
+        };
+        self.ring.push(record, patience)
+    }
+
+    /// Whether a full queue makes callers wait.
+    #[must_use]
+    pub const fn may_wait(&self) -> bool {
+        matches!(self.on_full, OnFull::Block(_))
+    }
+
+    /// Counts values or records that were refused.
+    pub fn refuse(&self, reason: &str, count: u64) {
+        self.ring.refuse(reason, count);
+    }
+
+    fn log(&self, body: &RecordBody) -> Result<u64, Refusal> {
+        self.push(&mut encode(body))
+    }
+
+    /// Logs metrics of one step; names and values are stored exactly.
+    ///
+    /// Empty or over-long names are counted as refused and left out.
+    ///
+    /// # Errors
+    /// When the record was refused; it is counted already, so the result may be ignored.
+    pub fn log_metrics<K: Into<String>, V: Into<Value>>(
+        &self,
+        metrics: impl IntoIterator<Item = (K, V)>,
+        step: Option<i64>,
+    ) -> Result<u64, Refusal> {
+        let mut points: Vec<Point> = metrics
+            .into_iter()
+            .map(|(k, v)| Point::new(k, v.into()))
+            .collect();
+        let given = points.len();
+        points.retain(|p| !p.key.is_empty() && p.key.len() <= KEY_BYTES_MAX);
+        points.truncate(POINTS_PER_CALL_MAX);
+        if points.len() < given {
+            self.ring
+                .refuse("bad metric name", (given - points.len()) as u64);
+        }
+        self.log(&RecordBody::Metrics { step, points })
+    }
+
+    /// Sets a scalar: only its latest value is kept, in `run.yaml`.
+    ///
+    /// # Errors
+    /// As [`Run::log_metrics`].
+    pub fn log_scalar(
+        &self,
+        key: impl Into<String>,
+        value: impl Into<Value>,
+    ) -> Result<u64, Refusal> {
+        self.log(&RecordBody::Scalar(Point::new(key, value.into())))
+    }
+
+    /// Merges parameters into `config.yaml`.
+    ///
+    /// # Errors
+    /// As [`Run::log_metrics`].
+    pub fn log_params(&self, params: Vec<(String, Param)>) -> Result<u64, Refusal> {
+        self.log(&RecordBody::Params(Param::Map(params)))
+    }
+
+    /// Writes a message to `run.log`.
+    ///
+    /// # Errors
+    /// As [`Run::log_metrics`].
+    pub fn log_message(&self, level: Level, text: impl Into<String>) -> Result<u64, Refusal> {
+        self.log(&RecordBody::Message {
+            level,
+            logger: String::new(),
+            text: text.into(),
+        })
+    }
+
+    /// Says why this rank fails; [`Run::close`] should follow with [`RunStatus::Failed`].
+    ///
+    /// # Errors
+    /// As [`Run::log_metrics`].
+    pub fn log_failure(
+        &self,
+        message: impl Into<String>,
+        traceback: impl Into<String>,
+    ) -> Result<u64, Refusal> {
+        self.log(&RecordBody::Outcome {
+            status: RunStatus::Failed,
+            message: message.into(),
+            traceback: traceback.into(),
+        })
+    }
+
+    /// Copies a file into the run's `artifacts/` and records it; the caller waits for the copy.
+    ///
+    /// # Errors
+    /// When the name would leave the folder or is taken by other content, or the file can't be read or written.
+    pub fn save_artifact(&self, source: &Path, name: &str) -> Result<()> {
+        for saved in expman_storage::artifact::save(&self.dir, source, name)? {
+            let body = RecordBody::Artifact {
+                name: saved.name,
+                size: saved.size,
+                hash: saved.hash,
+            };
+            self.log(&body).map_err(|_refused| MeshError::Closed)?;
+        }
+        Ok(())
+    }
+}

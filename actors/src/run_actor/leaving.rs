@@ -1,0 +1,154 @@
+//! How ranks leave: in good order, by vanishing, and the last one by closing the run.
+
+use expman_model::limits::LEASE;
+use expman_model::{RankOutcomeState, RankState, RunStatus, WriterId};
+use expman_storage::run_writer::Progress;
+use ractor::ActorRef;
+use tokio::sync::oneshot;
+
+use super::{GONE, LINGER, LinkId, Member, RunActorState, RunMsg, after, cast, lost, send};
+use crate::client_actor::ClientMsg;
+use crate::commit::Command;
+use crate::link::frame::Frame;
+
+impl RunActorState {
+    pub(super) async fn bye(&mut self, myself: &ActorRef<RunMsg>, link: LinkId, status: RunStatus) {
+        let Some((writer, member)) = self.member(link) else {
+            return;
+        };
+        member.leaving = true;
+        let index = member.index;
+        let (done, left) = oneshot::channel();
+        self.tell(Command::Leave {
+            writer: index,
+            state: RankState::Left,
+            status,
+            reason: String::new(),
+            done: Some(done),
+        })
+        .await;
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            if let Ok(progress) = left.await {
+                cast(&myself, RunMsg::Left { writer, progress });
+            }
+        });
+    }
+
+    pub(super) async fn left(
+        &mut self,
+        myself: &ActorRef<RunMsg>,
+        writer: WriterId,
+        progress: Progress,
+    ) {
+        let Some(member) = self.remove(writer) else {
+            return;
+        };
+        self.client(ClientMsg::Left {
+            writer,
+            state: RankOutcomeState::Durable,
+            standing: member.standing,
+        });
+        let Some(to) = member.to else { return };
+        // Closing the run may take longer than the process waits; that its own records are safe it learns now.
+        send(&to, Frame::Ack(progress.durable_seq));
+        self.farewells.push(to);
+        self.finish_if_empty(myself, false).await;
+        if !self.finishing {
+            // Others go on: this one need not wait for the end of the run.
+            for to in self.farewells.drain(..) {
+                send(&to, Frame::Farewell(false));
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, writer: WriterId) -> Option<Member> {
+        let member = self.members.remove(&writer)?;
+        self.by_link.remove(&member.link);
+        self.by_index.remove(&member.index);
+        Some(member)
+    }
+
+    pub(super) async fn gone(&mut self, myself: &ActorRef<RunMsg>, link: LinkId, dead: bool) {
+        let Some((writer, member)) = self.member(link) else {
+            self.by_link.remove(&link);
+            return;
+        };
+        if member.leaving {
+            return;
+        }
+        member.to = None;
+        if dead {
+            self.lose(myself, writer, GONE).await;
+        } else {
+            after(myself, LEASE, RunMsg::LeaseOver { writer, link });
+        }
+    }
+
+    pub(super) async fn lease_over(
+        &mut self,
+        myself: &ActorRef<RunMsg>,
+        writer: WriterId,
+        link: LinkId,
+    ) {
+        if self
+            .members
+            .get(&writer)
+            .is_some_and(|m| m.link == link && m.to.is_none())
+        {
+            self.lose(myself, writer, "no word from it within its lease")
+                .await;
+        }
+    }
+
+    pub(super) async fn lose(&mut self, myself: &ActorRef<RunMsg>, writer: WriterId, reason: &str) {
+        let Some(member) = self.remove(writer) else {
+            return;
+        };
+        tracing::warn!("{writer} is lost: {reason}");
+        self.tell(lost(member.index, reason)).await;
+        self.client(ClientMsg::Left {
+            writer,
+            state: RankOutcomeState::Dead,
+            standing: member.standing,
+        });
+        self.finish_if_empty(myself, false).await;
+    }
+
+    /// Closes the run when no rank is left; unless `anyway`, announced ranks that never came are waited for.
+    pub(super) async fn finish_if_empty(&mut self, myself: &ActorRef<RunMsg>, anyway: bool) {
+        if self.finishing || !self.members.is_empty() {
+            return;
+        }
+        let all_came = self
+            .args
+            .meta
+            .world_size
+            .is_none_or(|n| (0..n).all(|rank| self.args.ranks.contains(&rank)));
+        if !all_came && !anyway {
+            after(myself, LINGER, RunMsg::LingerOver);
+            return;
+        }
+        self.finishing = true;
+        self.args.closing.send_replace(true);
+        let (reply, finished) = oneshot::channel();
+        self.tell(Command::Finish(reply)).await;
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            let done = finished
+                .await
+                .unwrap_or_else(|_gone| Err("the commit thread ended".to_owned()));
+            cast(&myself, RunMsg::Finished(done));
+        });
+    }
+
+    pub(super) fn finished(&mut self, done: Result<(), String>) {
+        if let Err(e) = &done {
+            tracing::error!("closing the run failed: {e}");
+        }
+        for to in self.farewells.drain(..) {
+            send(&to, Frame::Farewell(done.is_ok()));
+        }
+        self.args.done.send_replace(Some(done));
+    }
+}
