@@ -58,6 +58,7 @@ pub(crate) async fn keep_link(
     let mut first = Some(first);
     let start = Instant::now();
     let mut delay = RECONNECT_MIN;
+    let mut failed_starts = 0;
     loop {
         match joiner.connect().await {
             Ok((welcome, mut reader, to)) => {
@@ -80,13 +81,13 @@ pub(crate) async fn keep_link(
                 }
             }
             Err(e) => {
-                let hopeless = matches!(
-                    e,
-                    MeshError::RunExists { .. }
-                        | MeshError::Refused(_)
-                        | MeshError::Storage(_)
-                        | MeshError::OwnerStart(_)
-                );
+                // An owner that does not start is tried once more: what stood in its way may have passed.
+                failed_starts += u32::from(matches!(e, MeshError::OwnerStart(_)));
+                let hopeless = failed_starts > 1
+                    || matches!(
+                        e,
+                        MeshError::RunExists { .. } | MeshError::Refused(_) | MeshError::Storage(_)
+                    );
                 if first.is_some() && (hopeless || start.elapsed() >= within) {
                     if let Some(first) = first.take() {
                         let path = joiner.dir.root().to_owned();

@@ -44,12 +44,12 @@ pub(crate) fn with_record(
     let mut buffer = BUFFER.take();
     let mut names = NAMES.take();
     names.resize_with(REMEMBERED, || None);
-    let (points, refused) = match encode(&mut buffer, &mut names, metrics, step, true) {
-        Some(done) => done,
-        None => {
-            let copy = metrics.copy()?;
-            encode(&mut buffer, &mut names, &copy, step, false).unwrap_or_default()
-        }
+    let at_once = encode(&mut buffer, &mut names, metrics, step, true);
+    let (points, refused) = if let Some(done) = at_once {
+        done
+    } else {
+        let copy = metrics.copy()?;
+        encode(&mut buffer, &mut names, &copy, step, false).unwrap_or_default()
     };
     if points > 0 {
         push(&mut buffer);

@@ -8,9 +8,7 @@ pub const RING_BYTES: usize = 16 << 20;
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Largest single record: what fits in a frame with room for its header.
 pub const RECORD_BYTES_MAX: usize = 4 << 20;
-/// A batch is cut at this many records …
-pub const BATCH_RECORDS: u32 = 512;
-/// … or this many bytes …
+/// A batch is cut at this many bytes …
 pub const BATCH_BYTES: usize = 64 << 10;
 /// … or when its first record is this old.
 pub const BATCH_AGE: Duration = Duration::from_millis(50);
@@ -46,8 +44,6 @@ pub const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub const SEAL_ROWS: u64 = 1 << 20;
 /// Bytes of the commit log after which it is sealed.
 pub const SEAL_BYTES: u64 = 64 << 20;
-/// `metrics.parquet` is published at most this often while the run is small.
-pub const PUBLISH_EVERY: Duration = Duration::from_secs(10);
 /// Above this size a publication waits until a quarter of the rows is unpublished.
 pub const PUBLISH_CHEAP_BYTES: u64 = 64 << 20;
 /// A run of at most this many rows is merged into one sorted file at close.

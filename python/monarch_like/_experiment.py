@@ -105,6 +105,7 @@ class Experiment:
         self._copies = Copies()
         self._closed = False
         self._sealed = False
+        self._join_error: ExpmanError | None = None
         options: dict[str, Any] = {
             "experiment": name,
             "run_name": run_name,
@@ -162,9 +163,23 @@ class Experiment:
         with self._lock:
             core = self._core
             if isinstance(core, _Unjoined):
-                core = CoreRun(self._options, self._refused)
+                if self._join_error is not None:
+                    raise self._join_error
+                try:
+                    core = CoreRun(self._options, self._refused)
+                except ExpmanError as error:
+                    self._join_error = error
+                    raise
                 self._use(core)
             return core
+
+    def _joined(self) -> CoreRun | None:
+        """The core for a logging call; None in a forked child that could not join, said once."""
+        try:
+            return self._rejoin()
+        except ExpmanError as error:
+            self._refused("this forked process", str(error))
+            return None
 
     def _refused(self, name: str, reason: str) -> None:
         """Something was left out and counted: raise when strict, else say it once per reason."""
@@ -197,19 +212,25 @@ class Experiment:
         What is no such value, and what finds the queue full, is counted and warned about once;
         nothing is raised unless `strict` was set.
         """
-        self._rejoin().log_metrics(metrics, step)
+        core = self._joined()
+        if core is not None:
+            core.log_metrics(metrics, step)
 
     def log_vector(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """`log_metrics` by its name in expman."""
-        self._rejoin().log_metrics(metrics, step)
+        self.log_metrics(metrics, step)
 
     def log_scalar(self, key: str, value: Any) -> None:
         """Sets a scalar: its latest value stands in run.yaml."""
-        self._core.log_scalar(key, value)
+        core = self._joined()
+        if core is not None:
+            core.log_scalar(key, value)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Merges parameters into config.yaml; nested mappings and sequences are kept."""
-        self._core.log_params(params)
+        core = self._joined()
+        if core is not None:
+            core.log_params(params)
 
     def log_message(self, level: str | int, message: object) -> None:
         """Writes a message to run.log.
@@ -222,7 +243,9 @@ class Experiment:
         if not isinstance(number, int) or not 0 <= number <= 255:
             self._refused(f"level {level!r}", "not a level")
             number = _LEVELS["info"]
-        self._core.log_message(number, _lifecycle.text_of(message))
+        core = self._joined()
+        if core is not None:
+            core.log_message(number, _lifecycle.text_of(message))
 
     def info(self, message: object) -> None:
         """`log_message("info", …)`."""
@@ -254,17 +277,17 @@ class Experiment:
         target = target_name(path, name)
         if not os.path.exists(path):
             raise ArtifactError(f"artifact {os.fspath(path)!r} does not exist")
-        core = self._rejoin()
+        copy = partial(self._copy, self._rejoin(), os.path.abspath(path), target)
         with self._lock:
-            copy = self._copies.submit(partial(core.save_artifact, os.path.abspath(path), target))
-        copy.add_done_callback(self._copied)
-        return copy
+            return self._copies.submit(copy)
 
-    def _copied(self, copy: Future[None]) -> None:
-        error = copy.exception()
-        if error is not None:
+    def _copy(self, core: CoreRun, source: str, target: str) -> None:
+        try:
+            core.save_artifact(source, target)
+        except ExpmanError as error:
             print(f"monarch_like: {error}", file=sys.stderr)  # noqa: T201
-            self._core.log_message(_LEVELS["error"], str(error))
+            core.log_message(_LEVELS["error"], str(error))
+            raise
 
     # --- flushing and closing ------------------------------------------------------------------
 
@@ -359,19 +382,21 @@ class Experiment:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None or value is None:
-            self.close()
-        elif issubclass(kind, KeyboardInterrupt):
-            self.close("interrupted")
-        elif issubclass(kind, SystemExit) and not value.code:  # type: ignore[attr-defined]
-            self.close()
-        else:
-            try:
+        try:
+            if kind is None or value is None:
+                self.close()
+            elif issubclass(kind, KeyboardInterrupt):
+                self.close("interrupted")
+            elif issubclass(kind, SystemExit) and not value.code:  # type: ignore[attr-defined]
+                self.close()
+            else:
                 self._fail(*_lifecycle.describe(kind, value, trace))
                 self.close("failed")
-            except ExpmanError as error:
-                # What went wrong in the block is what its caller must see.
-                print(f"monarch_like: {error}", file=sys.stderr)  # noqa: T201
+        except ExpmanError as error:
+            # The end of training, or what went wrong in it, is what the caller must see.
+            if self._strict and kind is None:
+                raise
+            print(f"monarch_like: {error}", file=sys.stderr)  # noqa: T201
 
     async def __aenter__(self) -> Experiment:
         return self

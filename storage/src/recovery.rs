@@ -166,16 +166,32 @@ impl RunWriter {
     }
 }
 
+/// Makes `experiment.yaml` when nobody did; owners of several runs may come at once, and one of them wins.
+fn describe_experiment(dir: &RunDir) -> Result<()> {
+    let Some(experiment) = dir.root().parent() else {
+        return Ok(());
+    };
+    let path = experiment.join("experiment.yaml");
+    if path.exists() {
+        return Ok(());
+    }
+    let own = dir.hidden().join("experiment.yaml.tmp");
+    yaml::write(&own, &ExperimentMeta::default())?;
+    match std::fs::hard_link(&own, &path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(e).at("create", &path);
+        }
+        _ => {}
+    }
+    remove(&own)?;
+    durable::sync_dir(experiment)
+}
+
 /// Lays the folder of a new run: every file is there and valid before the first rank logs.
 fn create(dir: &RunDir, seed: &RunMeta) -> Result<()> {
     durable::create_dir(&dir.artifacts())?;
     durable::create_dir(&dir.hidden())?;
-    if let Some(experiment) = dir.root().parent() {
-        let path = experiment.join("experiment.yaml");
-        if !path.exists() {
-            yaml::write(&path, &ExperimentMeta::default())?;
-        }
-    }
+    describe_experiment(dir)?;
     if !dir.metrics().exists() {
         segment::write_sorted(&dir.metrics(), &Rows::default(), 0)?;
     }

@@ -99,10 +99,20 @@ fn frame(out: &mut Vec<u8>, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) {
 }
 
 /// Builds frames; remembers which names the log has been told.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct FrameEncoder {
     told: Vec<bool>,
     raw: Vec<u8>,
+    /// Kept, because making one costs more than a small body.
+    compressor: Option<zstd::bulk::Compressor<'static>>,
+}
+
+impl std::fmt::Debug for FrameEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FrameEncoder")
+            .field("names_told", &self.told.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl FrameEncoder {
@@ -132,7 +142,11 @@ impl FrameEncoder {
         raw.clear();
         self.columns(&mut raw, rows, from);
         put_bytes(&mut raw, others);
-        let body = zstd::bulk::compress(&raw, ZSTD_LEVEL)?;
+        let compressor = match &mut self.compressor {
+            Some(compressor) => compressor,
+            none => none.insert(zstd::bulk::Compressor::new(ZSTD_LEVEL)?),
+        };
+        let body = compressor.compress(&raw)?;
         frame(out, KIND_BATCH, |out| {
             out.extend_from_slice(&head.writer.to_le_bytes());
             for n in [head.upto_seq, head.text_ends[0], head.text_ends[1]] {

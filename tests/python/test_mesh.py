@@ -136,6 +136,17 @@ def test_two_jobs_at_the_same_time_are_never_mixed(programs: Programs) -> None:
     assert counts == [2 * (10 + 30), 2 * (20 + 40)]
 
 
+def test_many_runs_that_start_in_a_new_experiment_at_once_all_start(programs: Programs) -> None:
+    ranks = [programs.rank() for _ in range(8)]
+    for rank in ranks:
+        rank.tell("init", **programs.options(redirect_console=False))
+    assert len({rank.joined().run_dir for rank in ranks}) == 8
+    for rank in ranks:
+        assert rank.ask("close")
+    (description,) = programs.exps.glob("exp/experiment.yaml*")
+    assert yaml.safe_load(description.read_text())["tags"] == []
+
+
 def test_two_runs_in_one_process_do_not_disturb_each_other(programs: Programs) -> None:
     done = programs.run(
         """
