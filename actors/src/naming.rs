@@ -119,7 +119,7 @@ fn lock(file: &File, path: &Path) -> Result<()> {
         match file.try_lock() {
             Ok(()) => return Ok(()),
             Err(fs::TryLockError::WouldBlock) if start.elapsed() < LOCK_BUDGET => {
-                std::thread::sleep(Duration::from_millis(2))
+                std::thread::sleep(Duration::from_millis(2));
             }
             Err(fs::TryLockError::WouldBlock) => {
                 return Err(expman_storage::StorageError::Locked {

@@ -301,7 +301,7 @@ impl Record {
     /// Appends the record's bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         put_record(out, self.body.kind(), self.seq, self.timestamp_us, |out| {
-            self.body.encode(out)
+            self.body.encode(out);
         });
     }
 

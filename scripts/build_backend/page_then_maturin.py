@@ -1,4 +1,4 @@
-"""Build backend of `pip install .`: builds the page when npm is there, then lets maturin do the rest.
+"""Build backend of `pip install .`: builds the page when npm is there; maturin does the rest.
 
 The Rust build itself never runs npm; without the page the server says that it was not built.
 """

@@ -476,7 +476,7 @@ async fn artifacts_are_listed_and_fetched_by_number_as_downloads() {
     let sandbox = Sandbox::new();
     let mut run = sandbox.run("exp", "art", 1);
     let dir = run.dir.artifacts();
-    write(&dir.join("model/w.bin"), &[7; 600_000]);
+    write(&dir.join("model/w.bin"), &vec![7; 600_000]);
     write(&dir.join("page.html"), b"<script>alert(1)</script>");
     write(&sandbox.base.path().join("exp/art/secret.txt"), b"canary");
     std::os::unix::fs::symlink("../secret.txt", dir.join("link.txt")).unwrap();

@@ -110,8 +110,8 @@ impl Events {
             assert!(self.more().await, "the connection ended");
         }
         let (head, rest) = self.text.split_once("\r\n\r\n").unwrap();
-        let head = head.to_owned();
-        self.text = rest.to_owned();
+        let (head, rest) = (head.to_owned(), rest.to_owned());
+        self.text = rest;
         head
     }
 

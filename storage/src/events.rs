@@ -77,7 +77,7 @@ impl EventLog {
             match self.file.try_lock() {
                 Ok(()) => break,
                 Err(std::fs::TryLockError::WouldBlock) if start.elapsed() < LOCK_BUDGET => {
-                    std::thread::sleep(Duration::from_millis(2))
+                    std::thread::sleep(Duration::from_millis(2));
                 }
                 Err(std::fs::TryLockError::WouldBlock) => {
                     return Err(StorageError::Locked {
@@ -116,7 +116,7 @@ pub fn read(path: &Path) -> Result<(Vec<serde_json::Value>, Vec<MalformedLine>)>
         }
         match serde_json::from_slice::<serde_json::Value>(line) {
             Ok(value) if value.get("type").is_some_and(serde_json::Value::is_string) => {
-                events.push(value)
+                events.push(value);
             }
             Ok(_) => malformed.push(MalformedLine {
                 line: n + 1,

@@ -30,7 +30,7 @@ impl OwnerLock {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: file }),
                 Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(5))
+                    std::thread::sleep(Duration::from_millis(5));
                 }
                 Err(TryLockError::WouldBlock) => return Err(StorageError::Locked { path }),
                 Err(TryLockError::Error(e)) => return Err(e).at("lock", &path),

@@ -43,20 +43,7 @@ impl RunWriter {
             existed: dir.meta().exists(),
             ..Recovery::default()
         };
-        for tmp in dir.temporaries()? {
-            remove(&tmp)?;
-        }
-        if !recovery.existed {
-            create(dir, &seed)?;
-        }
-        let meta: RunMeta = yaml::read(&dir.meta())?.unwrap_or(seed);
-        if meta.format > RUN_FORMAT {
-            return Err(StorageError::Format {
-                path: dir.meta(),
-                found: meta.format,
-                known: RUN_FORMAT,
-            });
-        }
+        let meta = record(dir, seed, recovery.existed)?;
         let params = yaml::read(&dir.config())?.unwrap_or(Param::Map(Vec::new()));
         let mut rows = Rows::default();
         let mut state = RunState::new(meta, params, &mut rows.keys);
@@ -185,6 +172,25 @@ fn describe_experiment(dir: &RunDir) -> Result<()> {
     }
     remove(&own)?;
     durable::sync_dir(experiment)
+}
+
+/// The record of a run, whose folder is cleared of half-written files, or laid if it is new.
+fn record(dir: &RunDir, seed: RunMeta, existed: bool) -> Result<RunMeta> {
+    for tmp in dir.temporaries()? {
+        remove(&tmp)?;
+    }
+    if !existed {
+        create(dir, &seed)?;
+    }
+    let meta: RunMeta = yaml::read(&dir.meta())?.unwrap_or(seed);
+    if meta.format > RUN_FORMAT {
+        return Err(StorageError::Format {
+            path: dir.meta(),
+            found: meta.format,
+            known: RUN_FORMAT,
+        });
+    }
+    Ok(meta)
 }
 
 /// Lays the folder of a new run: every file is there and valid before the first rank logs.
