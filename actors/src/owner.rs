@@ -144,6 +144,7 @@ impl Owner {
             })
             .map_err(MeshError::io("start a thread for", dir.root()))?;
         let socket = socket_path(&dir, meta.owner_epoch)?;
+        forget_former(&dir);
         let address = socket.to_string_lossy().into_owned();
         let listener = UnixCarrier.listen(&address)?;
         let told = OwnerAddress {
@@ -187,6 +188,17 @@ impl Drop for Owner {
 
 fn spawn_failed(e: &ractor::SpawnErr) -> MeshError {
     MeshError::Actor(e.to_string())
+}
+
+/// Removes the socket that an owner left behind when it was killed; we hold the lock, so it is nobody's.
+fn forget_former(dir: &RunDir) {
+    let former = OwnerAddress::read(dir).map(|owner| PathBuf::from(owner.address));
+    let ours = |path: &PathBuf| socket_dir().is_ok_and(|dir| path.parent() == Some(&dir));
+    if let Some(path) = former.filter(ours)
+        && let Err(e) = std::fs::remove_file(&path)
+    {
+        tracing::debug!("{}: {e}", path.display());
+    }
 }
 
 /// A short name for the socket, since paths of sockets are limited to about a hundred bytes.

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import _lifecycle, _owner
+from . import _lifecycle
 from ._artifacts import Copies, PathLike, target_name
 from ._core import ArtifactError, ConfigError, CoreRun, ExpmanError, FlushError
-from ._launch import Launch, discover
+from ._options import core_options
 from ._report import FlushHandle
 
 _HANDLE = "EXPMAN_HANDLE"
@@ -26,9 +26,6 @@ _HANDLE_PID = "EXPMAN_HANDLE_PID"
 _ENDS = ("finished", "failed", "cancelled", "interrupted", "preempted", "crashed")
 
 _LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50}
-
-_launches: dict[tuple[str, str], int] = {}
-"""How many runs this process has opened by (experiment, launch key)."""
 
 
 class Experiment:
@@ -87,18 +84,22 @@ class Experiment:
         strict: bool = False,
         timeout: float = 10.0,
     ) -> None:
-        if on_full not in ("drop", "block"):
-            raise ConfigError(f'on_full={on_full!r} is neither "drop" nor "block"')
-        if not isinstance(name, str):
-            raise ConfigError(f"name={name!r} is not a text")
-        if not isinstance(base_dir, (str, os.PathLike)):
-            raise ConfigError(f"base_dir={base_dir!r} is not a path")
-        if isinstance(tags, str) or not isinstance(tags, Iterable):
-            raise ConfigError(f"tags={tags!r} is not a list of texts")
-        try:
-            launch = discover(rank=rank, world_size=world_size, group=group)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        options = core_options(
+            name=name,
+            run_name=run_name,
+            base_dir=base_dir,
+            rank=rank,
+            world_size=world_size,
+            group=group,
+            resume=resume,
+            tags=tags,
+            description=description,
+            flush_interval_ms=flush_interval_ms,
+            redirect_console=redirect_console,
+            on_full=on_full,
+            block_timeout=block_timeout,
+            timeout=timeout,
+        )
         self._strict = strict
         self._warned: set[str] = set()
         self._lock = threading.RLock()
@@ -106,26 +107,6 @@ class Experiment:
         self._closed = False
         self._sealed = False
         self._join_error: ExpmanError | None = None
-        options: dict[str, Any] = {
-            "experiment": name,
-            "run_name": run_name,
-            "base_dir": os.fspath(base_dir),
-            "rank": launch.rank,
-            "world_size": launch.world_size,
-            "launch_key": _launch_key(name, launch),
-            "launcher": launch.launcher,
-            "handle": launch.key if launch.launcher == "handle" else None,
-            "resume": resume,
-            "capture": redirect_console,
-            "flush_interval_ms": flush_interval_ms,
-            "timeout": timeout,
-            "block_secs": block_timeout if on_full == "block" else None,
-            "tags": list(tags),
-            "description": description,
-            "env_path": sys.executable,
-            "command": list(sys.orig_argv if sys.version_info >= (3, 10) else sys.argv),
-            "owner_command": _owner.command(),
-        }
         self._options = options
         self._use(CoreRun(options, self._refused))
         if params:
@@ -469,15 +450,6 @@ class _Unjoined:
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self._experiment._rejoin(), name)
-
-
-def _launch_key(name: str, launch: Launch) -> str | None:
-    """The key, made different for each further run that this process opens in one launch."""
-    if launch.key is None or launch.launcher in ("handle", "explicit"):
-        return launch.key
-    count = _launches.get((name, launch.key), 0)
-    _launches[name, launch.key] = count + 1
-    return launch.key if count == 0 else f"{launch.key}#{count + 1}"
 
 
 def _is_own_handle() -> bool:

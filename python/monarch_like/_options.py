@@ -1,0 +1,81 @@
+"""What an experiment's options come to, checked, in the words of the core."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from . import _owner
+from ._artifacts import PathLike
+from ._core import ConfigError
+from ._launch import Launch, discover
+
+_launches: dict[tuple[str, str], int] = {}
+"""How many runs this process has opened by (experiment, launch key)."""
+
+
+def core_options(
+    *,
+    name: str,
+    run_name: str | None,
+    base_dir: PathLike,
+    rank: int | None,
+    world_size: int | None,
+    group: str | None,
+    resume: bool,
+    tags: Iterable[str],
+    description: str | None,
+    flush_interval_ms: float,
+    redirect_console: bool,
+    on_full: str,
+    block_timeout: float,
+    timeout: float,
+) -> dict[str, Any]:
+    """The options of `CoreRun`, with this process's place in its launch.
+
+    Raises:
+        ConfigError: an option, or a variable of the launcher, makes no sense; it is named.
+    """
+    if on_full not in ("drop", "block"):
+        raise ConfigError(f'on_full={on_full!r} is neither "drop" nor "block"')
+    if not isinstance(name, str):
+        raise ConfigError(f"name={name!r} is not a text")
+    if not isinstance(base_dir, (str, os.PathLike)):
+        raise ConfigError(f"base_dir={base_dir!r} is not a path")
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise ConfigError(f"tags={tags!r} is not a list of texts")
+    try:
+        launch = discover(rank=rank, world_size=world_size, group=group)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return {
+        "experiment": name,
+        "run_name": run_name,
+        "base_dir": os.fspath(base_dir),
+        "rank": launch.rank,
+        "world_size": launch.world_size,
+        "launch_key": _launch_key(name, launch),
+        "launcher": launch.launcher,
+        "handle": launch.key if launch.launcher == "handle" else None,
+        "resume": resume,
+        "capture": redirect_console,
+        "flush_interval_ms": flush_interval_ms,
+        "timeout": timeout,
+        "block_secs": block_timeout if on_full == "block" else None,
+        "tags": list(tags),
+        "description": description,
+        "env_path": sys.executable,
+        "command": list(sys.orig_argv if sys.version_info >= (3, 10) else sys.argv),
+        "owner_command": _owner.command(),
+    }
+
+
+def _launch_key(name: str, launch: Launch) -> str | None:
+    """The key, made different for each further run that this process opens in one launch."""
+    if launch.key is None or launch.launcher in ("handle", "explicit"):
+        return launch.key
+    count = _launches.get((name, launch.key), 0)
+    _launches[name, launch.key] = count + 1
+    return launch.key if count == 0 else f"{launch.key}#{count + 1}"
