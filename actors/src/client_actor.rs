@@ -17,6 +17,7 @@ use crate::barrier::{BarrierBook, Closed, Standing, Waiter};
 use crate::commit::Command;
 use crate::link::carrier::FrameSender;
 use crate::link::frame::{FlushDone, FlushRequest, Frame};
+use crate::reply::cast;
 
 /// What the actor is told.
 #[derive(Debug)]
@@ -178,7 +179,7 @@ impl ClientState {
 
     fn joined(&mut self, writer: WriterId, standing: Standing, link: FrameSender) {
         for version in self.book.owed_by(writer) {
-            send(&link, Frame::Barrier(version));
+            link.tell(Frame::Barrier(version));
         }
         self.book.join(writer, standing);
         self.links.insert(writer, link);
@@ -249,7 +250,7 @@ impl ClientState {
             .await;
         for writer in owed {
             if let Some(link) = self.links.get(&writer) {
-                send(link, Frame::Barrier(version));
+                link.tell(Frame::Barrier(version));
             }
         }
     }
@@ -340,17 +341,5 @@ fn reply(waiter: &Waiter<Pending>, report: FlushReport, now_us: u64) {
             ..report
         },
     };
-    send(&waiter.to.link, Frame::FlushDone(done));
-}
-
-fn send(link: &FrameSender, frame: Frame) {
-    if link.control(frame).is_err() {
-        tracing::debug!("a link went away before its frame");
-    }
-}
-
-fn cast(to: &ActorRef<ClientMsg>, msg: ClientMsg) {
-    if to.cast(msg).is_err() {
-        tracing::debug!("the client actor is gone");
-    }
+    waiter.to.link.tell(Frame::FlushDone(done));
 }

@@ -18,7 +18,7 @@ use crate::capture::Capture;
 use crate::link::carrier::FrameSender;
 use crate::link::frame::{Data, FlushRequest, Frame, Marker, Welcome};
 use crate::outbox::{Outbox, OutboxStats};
-use crate::reply::answer;
+use crate::reply::{answer, cast};
 use crate::ring::Ring;
 
 /// What the actor is told.
@@ -191,9 +191,7 @@ impl ForwardState {
                 let (capture, myself) = (Arc::clone(capture), myself.clone());
                 tokio::spawn(async move {
                     capture.drained().await;
-                    if myself.cast(ForwardMsg::Captured(version)).is_err() {
-                        tracing::debug!("the forward actor is gone");
-                    }
+                    cast(&myself, ForwardMsg::Captured(version));
                 });
             }
             None => self.mark(version),

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use expman_model::limits::LEASE;
+use expman_model::limits::LINK_SILENCE;
 use ractor::ActorRef;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
@@ -12,12 +12,11 @@ use tokio::sync::watch;
 use crate::error::{MeshError, Result};
 use crate::link::carrier::{Carrier, Connection, FrameReader, FrameSender};
 use crate::link::frame::Frame;
+use crate::reply::cast;
 use crate::run_actor::{LinkId, RunMsg};
 
 /// A connection that has not said hello by then is closed.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
-/// A link that is silent this long, heartbeats included, is broken.
-const SILENCE: Duration = Duration::from_secs(LEASE.as_secs() + 5);
 /// How long the bytes of a dead process are waited for.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -60,7 +59,7 @@ async fn serve(link: LinkId, connection: Connection, run: &ActorRef<RunMsg>) {
         return;
     };
     let process = peer_pid.and_then(process_end);
-    tell(
+    cast(
         run,
         RunMsg::Hello {
             link,
@@ -78,7 +77,7 @@ async fn serve(link: LinkId, connection: Connection, run: &ActorRef<RunMsg>) {
             .is_ok(),
         None => false,
     };
-    tell(run, RunMsg::Gone { link, dead });
+    cast(run, RunMsg::Gone { link, dead });
 }
 
 /// Becomes readable when the process ends, also while nobody has waited for it yet.
@@ -105,13 +104,13 @@ async fn read_frames(
     process: Option<&AsyncFd<std::os::fd::OwnedFd>>,
     run: &ActorRef<RunMsg>,
 ) -> Result<()> {
-    let mut patience = SILENCE;
+    let mut patience = LINK_SILENCE;
     loop {
         // A frame is never abandoned half-read: once the process is dead, what it sent is read to the end.
         let next = {
             let next = tokio::time::timeout(patience, reader.next());
             tokio::pin!(next);
-            if patience == SILENCE {
+            if patience == LINK_SILENCE {
                 tokio::select! {
                     biased;
                     frame = &mut next => frame,
@@ -140,12 +139,6 @@ async fn read_frames(
             Some(Frame::Flush(request)) => RunMsg::Flush { link, request },
             Some(other) => return Err(MeshError::Protocol(format!("unexpected {other:?}"))),
         };
-        tell(run, msg);
-    }
-}
-
-fn tell(run: &ActorRef<RunMsg>, msg: RunMsg) {
-    if run.cast(msg).is_err() {
-        tracing::debug!("the run actor is gone");
+        cast(run, msg);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use expman_model::RunMeta;
-use expman_model::limits::{LEASE, RECONNECT_MAX, RECONNECT_MIN};
+use expman_model::limits::{LINK_SILENCE, RECONNECT_MAX, RECONNECT_MIN};
 use expman_storage::{RunDir, durable, yaml};
 use ractor::ActorRef;
 use tokio::sync::oneshot;
@@ -27,8 +27,6 @@ use crate::run_actor::{FINISHING, FOREIGN};
 const WELCOME_WITHIN: Duration = Duration::from_secs(5);
 /// How long an owner process may take until it can be reached.
 const START_WITHIN: Duration = Duration::from_secs(20);
-/// A link that is silent this long is broken.
-const SILENCE: Duration = Duration::from_secs(LEASE.as_secs() + 5);
 
 /// Where the owner of a run lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +125,7 @@ enum End {
 
 async fn read_frames(reader: &mut FrameReader, actor: &ActorRef<ForwardMsg>) -> Result<End> {
     loop {
-        match tokio::time::timeout(SILENCE, reader.next()).await {
+        match tokio::time::timeout(LINK_SILENCE, reader.next()).await {
             Ok(Ok(Some(frame))) => {
                 let farewell = matches!(frame, Frame::Farewell(_));
                 if actor.cast(ForwardMsg::Received(frame)).is_err() {

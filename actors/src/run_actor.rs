@@ -25,6 +25,7 @@ use crate::client_actor::ClientMsg;
 use crate::commit::{Command, Committed, SyncToken};
 use crate::link::carrier::FrameSender;
 use crate::link::frame::{FlushRequest, Frame, Hello, Marker};
+use crate::reply::cast;
 
 /// How long a run whose ranks have all left waits for announced ones that never came.
 const LINGER: Duration = LEASE;
@@ -251,7 +252,7 @@ impl RunActorState {
             {
                 member.standing = standing(progress, member.standing.last_seen_us);
                 if let Some(to) = &member.to {
-                    send(to, Frame::Ack(progress.durable_seq));
+                    to.tell(Frame::Ack(progress.durable_seq));
                 }
             }
         }
@@ -277,7 +278,7 @@ impl RunActorState {
                 .and_then(|w| self.members.get(w))
                 .and_then(|m| m.to.as_ref())
             {
-                send(to, Frame::Refused(why));
+                to.tell(Frame::Refused(why));
             }
         }
     }
@@ -323,18 +324,6 @@ const fn standing(progress: Progress, last_seen_us: i64) -> Standing {
         durable_seq: progress.durable_seq,
         last_step: progress.last_step,
         last_seen_us,
-    }
-}
-
-fn send(to: &FrameSender, frame: Frame) {
-    if to.control(frame).is_err() {
-        tracing::debug!("a link went away before its frame");
-    }
-}
-
-fn cast(to: &ActorRef<RunMsg>, msg: RunMsg) {
-    if to.cast(msg).is_err() {
-        tracing::debug!("the run actor is gone");
     }
 }
 

@@ -30,6 +30,8 @@ pub const GROUP_BYTES: usize = 4 << 20;
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
 /// A rank whose link is gone, or silent, this long is lost.
 pub const LEASE: Duration = Duration::from_secs(10);
+/// A link that is silent this long, heartbeats included, is broken.
+pub const LINK_SILENCE: Duration = Duration::from_secs(LEASE.as_secs() + 5);
 /// First and last delay between two attempts to connect.
 pub const RECONNECT_MIN: Duration = Duration::from_millis(20);
 /// See [`RECONNECT_MIN`].

@@ -129,23 +129,6 @@ impl Catalog {
         }
         Ok(found)
     }
-
-    /// The run with this key, looked up and never joined into a path.
-    ///
-    /// # Errors
-    /// When a folder can't be listed.
-    pub fn by_key(&self, key: &str) -> Result<Option<RunEntry>> {
-        for (experiment, path) in folders(&self.base)? {
-            for (run, root) in folders(&path)? {
-                if key_of(&experiment, &run) == key
-                    && let Some(kind) = kind_of(&root)
-                {
-                    return Ok(Some(entry(&experiment, &run, &root, kind)));
-                }
-            }
-        }
-        Ok(None)
-    }
 }
 
 /// The run in a folder that the caller names by its path.

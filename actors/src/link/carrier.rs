@@ -125,6 +125,13 @@ impl FrameSender {
             .map_err(|_full_or_closed| NotSent)
     }
 
+    /// [`FrameSender::control`] for frames whose loss the session makes good: a link that is gone is no error.
+    pub fn tell(&self, frame: Frame) {
+        if self.control(frame).is_err() {
+            tracing::debug!("a link went away before its frame");
+        }
+    }
+
     /// Queues a frame behind the data that waits: data, and markers, whose place in the order matters.
     ///
     /// # Errors
@@ -137,12 +144,6 @@ impl FrameSender {
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.data.capacity() > 1
-    }
-
-    /// Whether the link is gone.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.data.is_closed()
     }
 }
 

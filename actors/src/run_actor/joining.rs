@@ -5,7 +5,7 @@ use expman_model::limits::{CREDIT_BYTES_MAX, CREDIT_BYTES_MIN, OWNER_BUDGET_BYTE
 use expman_model::time::now_us;
 use tokio::sync::oneshot;
 
-use super::{FINISHING, FOREIGN, LinkId, RunActorState, send};
+use super::{FINISHING, FOREIGN, LinkId, RunActorState};
 use crate::barrier::Standing;
 use crate::client_actor::ClientMsg;
 use crate::commit::Command;
@@ -46,7 +46,7 @@ impl RunActorState {
 
     pub(super) async fn hello(&mut self, link: LinkId, hello: Hello, to: FrameSender) {
         if let Some(why) = self.objection(&hello) {
-            send(&to, Frame::Refused(why));
+            to.tell(Frame::Refused(why));
             return;
         }
         let rank = hello
@@ -103,6 +103,6 @@ impl RunActorState {
             durable_seq: registered.durable_seq,
             credit: (OWNER_BUDGET_BYTES / ranks as usize).clamp(CREDIT_BYTES_MIN, CREDIT_BYTES_MAX),
         };
-        send(&to, Frame::Welcome(welcome));
+        to.tell(Frame::Welcome(welcome));
     }
 }

@@ -6,10 +6,11 @@ use expman_storage::run_writer::Progress;
 use ractor::ActorRef;
 use tokio::sync::oneshot;
 
-use super::{GONE, LINGER, LinkId, Member, RunActorState, RunMsg, after, cast, lost, send};
+use super::{GONE, LINGER, LinkId, Member, RunActorState, RunMsg, after, lost};
 use crate::client_actor::ClientMsg;
 use crate::commit::Command;
 use crate::link::frame::Frame;
+use crate::reply::cast;
 
 impl RunActorState {
     pub(super) async fn bye(&mut self, myself: &ActorRef<RunMsg>, link: LinkId, status: RunStatus) {
@@ -51,13 +52,13 @@ impl RunActorState {
         });
         let Some(to) = member.to else { return };
         // Closing the run may take longer than the process waits; that its own records are safe it learns now.
-        send(&to, Frame::Ack(progress.durable_seq));
+        to.tell(Frame::Ack(progress.durable_seq));
         self.farewells.push(to);
         self.finish_if_empty(myself, false).await;
         if !self.finishing {
             // Others go on: this one need not wait for the end of the run.
             for to in self.farewells.drain(..) {
-                send(&to, Frame::Farewell(false));
+                to.tell(Frame::Farewell(false));
             }
         }
     }
@@ -147,7 +148,7 @@ impl RunActorState {
             tracing::error!("closing the run failed: {e}");
         }
         for to in self.farewells.drain(..) {
-            send(&to, Frame::Farewell(done.is_ok()));
+            to.tell(Frame::Farewell(done.is_ok()));
         }
         self.args.done.send_replace(Some(done));
     }

@@ -164,12 +164,6 @@ impl RunWriter {
         w.meta.accepted_seq = upto_seq;
         Ok(upto_seq)
     }
-
-    /// Bytes that `write` would write now.
-    #[must_use]
-    pub const fn pending_bytes(&self) -> usize {
-        self.log.pending.len()
-    }
 }
 
 /// Applies the encoded records of a batch that are neither metrics nor text.

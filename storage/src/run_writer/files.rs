@@ -57,12 +57,6 @@ impl RunWriter {
         Ok(())
     }
 
-    /// Whether something was written that is not durable yet.
-    #[must_use]
-    pub const fn is_dirty(&self) -> bool {
-        self.log.dirty || !self.log.pending.is_empty()
-    }
-
     /// Writes `config.yaml` and `run.yaml`, behind everything they are made of.
     ///
     /// # Errors
