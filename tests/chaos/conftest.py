@@ -45,8 +45,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed:
         seed = item.config.getoption("--seed")
         again = f"{sys.executable} -m pytest '{item.nodeid}' --seed {seed}"
-            f"{sys.executable} -m pytest '{item.nodeid}' --seed {item.config.getoption('--seed')}"
-        )
         report.sections.append(("to do it again", again))
     return report
 
