@@ -113,7 +113,7 @@ LIFE = """
 hear()
 exp = ml.init("exp", base_dir=exps, **options)
 tally = Tally(tally_path)
-from ledger import KEYS, value_of
+from known import KEYS, value_of
 def log(step):
     exp.log_metrics({key: value_of(exp.rank, step, key) for key in KEYS}, step=step)
     tally.accepted(step)

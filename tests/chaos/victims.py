@@ -24,7 +24,7 @@ ORDER_BYTES_MAX = 1 << 20
 
 JOIN = """
 import os, signal, sys, threading, time
-from ledger import KEYS, value_of
+from known import KEYS, value_of
 exp = ml.init("exp", base_dir=exps, **{"redirect_console": False, "group": "g", **options})
 def call(step):
     return {key: value_of(exp.rank, step, key) for key in KEYS}
@@ -142,10 +142,9 @@ class Zygote:
         self._started = 0
         self._victims: list[Victim] = []
         output = folder / "zygote.out"
-        here = Path(__file__).parent
-        path = os.pathsep.join(
-            filter(None, [str(here.parent / "python"), os.environ.get("PYTHONPATH")])
-        )
+        tests = Path(__file__).parent.parent
+        given = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join(filter(None, [str(tests / "python"), str(tests), given]))
         with output.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())],
