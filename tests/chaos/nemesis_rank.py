@@ -113,7 +113,7 @@ class Logger:
         self.book.write("C " + json.dumps(found))
 
     def fork(self, rng: random.Random) -> None:
-        """A child that uses the run as a data loader's worker would, and ends in one of its ways."""
+        """A child that uses the run as a data loader's worker would, and ends in some way."""
         self.forks += 1
         calls, end = rng.randrange(1, 400), rng.choice(["close", "exit", "kill", "flush"])
         if os.fork():
