@@ -14,7 +14,7 @@ from typing import Any
 
 from processes import until
 
-from .oracles import StreamReader
+from .oracles import Event, StreamReader
 
 
 class Server:
@@ -75,6 +75,46 @@ class Server:
     def stream(self, run_dir: Path, **options: Any) -> StreamReader:
         """A reader of a run's stream, not yet connected."""
         return StreamReader(self.port, self.key(run_dir), **options)
+
+
+class Follower:
+    """A client as the page is one: fetches, follows, and fetches anew when it is told to."""
+
+    def __init__(self, server: Server, key: str, topics: str = "metrics") -> None:
+        self.resets = 0
+        self._server, self._key, self._topics = server, key, topics
+        self._fetch()
+
+    def _fetch(self) -> None:
+        got = self._server.get(f"runs/{self._key}/metrics")
+        fetched = [Event("metrics", got["cursor"], got)]
+        self.reader = StreamReader(self._server.port, self._key, self._topics, got["cursor"])
+        self.reader.seen = fetched
+        self.reader.open().read()
+
+    def go_on(self) -> None:
+        """Connects again behind a cut."""
+        self.reader.resume()
+
+    def sees(self, step: int, name: str = "x", within: float = 20.0) -> list[Any]:
+        """Follows until it has seen a step of rank 0; answers with all that it has seen of it."""
+
+        def look() -> list[Any]:
+            if self.reader.ended.is_set() and self.reader.seen[-1].kind == "reset":
+                self.resets += 1
+                self._fetch()
+            points = self.reader.points(name)[0]
+            return points if points and points[-1][0] == step else []
+
+        try:
+            return until(look, within)
+        except TimeoutError:
+            reader = self.reader
+            raise AssertionError(
+                f"step {step} was not seen, but {reader.points(name)[0][-1:]}; status "
+                f"{reader.status}, ended: {reader.ended.is_set()}, {reader.error}; "
+                f"{[f'{event.kind} {event.id}' for event in reader.seen[-5:]]}"
+            ) from None
 
 
 def statuses(expman: Sequence[str], run_dir: Path, server: Server | None = None) -> set[str]:

@@ -51,7 +51,7 @@ exp.close(timeout=20)
 class Busy:
     """A rank that keeps its owner busy with everything an owner does."""
 
-    def __init__(self, zygote: Zygote, exps: Path, pause: float = 0.001) -> None:
+    def __init__(self, zygote: Zygote, exps: Path, pause: float = 0.004) -> None:
         self.reports = zygote.folder / "reports"
         self.reports.touch()
         self.victim: Victim = zygote.tallied(
@@ -146,8 +146,8 @@ def test_an_owner_killed_at_sampled_writes_syncs_and_renames_loses_and_doubles_n
     busy = Busy(zygote, exps)
     owner, deaths = owner_of(busy.run_dir), 0
     for name in ("write", "sync", "rename"):
-        for n in rng.sample(range(1, 12), 2):
-            if killed_at(busy, owner, CALLS[name], n, patience=6.0):
+        for n in rng.sample(range(1, 8), 2):
+            if killed_at(busy, owner, CALLS[name], n, patience=2.0):
                 deaths += 1
                 busy.prove_durable()
                 owner = next_owner(busy.run_dir, owner)
