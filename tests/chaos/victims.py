@@ -220,11 +220,11 @@ def run_victim(order: dict[str, Any], talk: socket.socket) -> Callable[[], None]
     os.dup2(out, 1)
     os.dup2(out, 2)
     os.close(out)
-    lines = talk.makefile("rw", encoding="utf-8")
+    lines = talk.makefile("r", encoding="utf-8")
 
     def say(thing: object = None) -> None:
-        lines.write(json.dumps(thing) + "\n")
-        lines.flush()
+        # Without a buffer: a signal's handler may say something in the middle of this.
+        talk.sendall(json.dumps(thing).encode() + b"\n")
 
     def hear() -> Any:
         return json.loads(lines.readline())
