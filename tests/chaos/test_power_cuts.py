@@ -15,7 +15,7 @@ from processes import Programs, Ranks, is_alive, kill_owner, owner_of, stop, unt
 
 from .command import recover
 from .faults_storage import after_power_cut, disk
-from .oracles import record, settles
+from .oracles import record, settles, snapshot
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -48,6 +48,7 @@ def test_after_a_power_cut_every_acknowledged_row_is_there(
         for n in range(cuts):
             time.sleep(rng.uniform(0.0, 0.3))
             if kills and n % 4 == 3:
+                assert ranks[0].ask("flush", timeout=20)["complete"], "an owner lives"
                 kill_owner(ranks.run_dir)
             # What the ranks know to be durable before the power goes, by a flush or by itself.
             durable = {rank.rank: rank.ask("stats")["durable_seq"] for rank in ranks}
@@ -98,6 +99,30 @@ def test_a_run_goes_on_after_a_power_cut_with_what_was_acknowledged(
         rows = again.ledger.prove(again.run_dir, durable)
         assert len(rows) == len(kept) + 2 * 50 * len(KEYS), "what was there, and what is new"
         assert record(again.run_dir)["status"] == "finished"
+
+
+@pytest.mark.row(19)
+@pytest.mark.slice
+def test_what_close_has_sealed_is_there_when_the_power_goes_right_behind_it(
+    request: pytest.FixtureRequest, tmp_path: Path, expman: list[str]
+) -> None:
+    with disk(tmp_path) as drive:
+        programs: Programs = request.getfixturevalue("programs")
+        ranks = programs.ranks(2, base_dir=str(drive.at), run_name="run")
+        ranks.log(300)
+        assert sorted(ranks.ask("close")) == [False, True]
+        cut = drive.cut()
+    with after_power_cut(cut) as at:
+        run_dir = at / "exp/run"
+        before = snapshot(run_dir)
+        ranks.ledger.prove(run_dir)
+        assert record(run_dir)["status"] == "finished"
+        assert {rank: each[0]["state"] for rank, each in record(run_dir)["ranks"].items()} == {
+            0: "left",
+            1: "left",
+        }
+        settles(expman, run_dir)
+        assert snapshot(run_dir) == before, "there is nothing to mend"
 
 
 def kill_all(ranks: Ranks) -> None:
