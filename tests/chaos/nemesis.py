@@ -41,6 +41,9 @@ ROUND_SECS = 20.0
 
 DISK_MIB = 192
 
+RANK_BYTES = 64 << 20
+"""What a rank's interpreter takes before it logs; what logging may add is in `oracles`."""
+
 
 @contextmanager
 def place(folder: Path, rng: random.Random) -> Iterator[tuple[Path, str]]:
@@ -81,7 +84,12 @@ def one_round(folder: Path, seed: int, seconds: float, world: int, counts: Count
         oracles.no_temp_files(it.run_dir)
         oracles.no_panic(folder)
         book = prove(it.run_dir, it.books, it.history, it.client and it.client.reader)
-        return f"{kind}, {how}, {status}: {book}"
+        assert it.owner_memory < oracles.OWNER_HIGH_WATER_BYTES, (
+            f"owner: {it.owner_memory >> 20} MiB"
+        )
+        assert it.rank_memory < RANK_BYTES + oracles.RANK_GROWTH_BYTES, it.rank_memory >> 20
+        memory = f"owner {it.owner_memory >> 20} MiB, rank {it.rank_memory >> 20} MiB"
+        return f"{kind}, {how}, {status}: {book}; {memory}"
 
 
 def nemesis(folder: Path, seed: int, seconds: float, world: int) -> Counter[str]:

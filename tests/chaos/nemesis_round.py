@@ -101,6 +101,8 @@ class Round:
     dead: list[subprocess.Popen[bytes]] = field(default_factory=list)
     strace: subprocess.Popen[bytes] | None = None
     owner_stopped: int | None = None
+    owner_memory: int = 0
+    rank_memory: int = 0
     born: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -140,6 +142,8 @@ class Round:
 
     def kill_rank(self, number: int) -> None:
         rank = self.ranks.pop(number)
+        with suppress(OSError, AssertionError):
+            self.rank_memory = max(self.rank_memory, oracles.high_water(rank.process.pid))
         if rank.stopped_at is not None:
             self.history.stopped(rank.name, rank.stopped_at)
         before = time.monotonic_ns()
@@ -325,6 +329,9 @@ class Round:
             self._undo(time.monotonic())
             if time.monotonic() >= next_fault:
                 name = self.rng.choices(names, weights)[0]
+                if (owner := self.owner()) is not None:
+                    with suppress(OSError, AssertionError):
+                        self.owner_memory = max(self.owner_memory, oracles.high_water(owner))
                 if getattr(self, f"fault_{name}")():
                     self.counts[name] += 1
                 next_fault = time.monotonic() + self.rng.expovariate(1 / 0.25)
