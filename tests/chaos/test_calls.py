@@ -358,7 +358,7 @@ def test_sixty_four_threads_log_everything_at_once_and_in_order(zygote: Zygote, 
     assert len((victim.run_dir / "run.log").read_text().splitlines()) == 64 * 10
 
 
-# --- L: the calls ----------------------------------------------------------------------------------
+# --- L: the calls ---------------------------------------------------------------------------------
 
 
 @pytest.mark.row(9, 24)
