@@ -11,6 +11,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,8 @@ def test_a_file_system_that_turns_read_only_under_a_run_costs_only_what_was_not_
         subprocess.run(["mount", "-o", "remount,abort", str(drive.at)], check=True)
         said = suffers_quietly(rank)
         assert "101 to 4100 of rank 0" in said
-        os.kill(owner, signal.SIGKILL)  # it tries for a minute
+        with suppress(ProcessLookupError):
+            os.kill(owner, signal.SIGKILL)  # it tries for a minute
         until(lambda: not is_alive(owner))
     with mounted(tmp_path / "again", "-o", "loop", str(drive.image)) as at:
         command.recover(expman, at / "exp/run")
