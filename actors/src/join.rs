@@ -197,7 +197,7 @@ impl Joiner {
             )));
         }
         UnixCarrier
-            .dial(&owner.address, self.ring.descriptor())
+            .dial(&owner.address, self.ring.descriptor().ok())
             .await
     }
 
