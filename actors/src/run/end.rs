@@ -12,7 +12,7 @@ use crate::error::{MeshError, Result};
 use crate::forward_actor::ForwardMsg;
 use crate::link::frame::FlushRequest;
 
-/// How much of a close's time is kept for what goes to the spool instead.
+/// How long a close that was not answered waits until everything is in the spool instead; most is there already.
 const SPOOL_WITHIN: Duration = Duration::from_millis(200);
 
 impl Run {
@@ -105,9 +105,7 @@ impl Run {
         self.forward
             .cast(ForwardMsg::Close { status, reply })
             .map_err(|_gone| MeshError::Closed)?;
-        // The last part of the time is for the spool.
-        let for_the_spool = (timeout / 10).min(SPOOL_WITHIN);
-        let patience = timeout.saturating_sub(start.elapsed() + for_the_spool);
+        let patience = timeout.saturating_sub(start.elapsed());
         let answered = tokio::time::timeout(patience, answer).await;
         if let Err(e) = self.forward.drain() {
             tracing::debug!("the forward actor is gone: {e}");
@@ -119,7 +117,7 @@ impl Run {
                 .unwrap_or_else(PoisonError::into_inner) = Some(sealed);
             return Ok(sealed);
         }
-        if self.forward.wait(Some(for_the_spool)).await.is_err() {
+        if self.forward.wait(Some(SPOOL_WITHIN)).await.is_err() {
             tracing::warn!("the spool is slow");
         }
         let stats = self.stats();
