@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
@@ -17,10 +18,11 @@ use tokio::sync::oneshot;
 use crate::error::{MeshError, Result};
 use crate::forward_actor::ForwardMsg;
 use crate::link::carrier::{Carrier, Connection, FrameReader, FrameSender};
-use crate::link::frame::{Frame, Hello, Welcome};
+use crate::link::frame::{Frame, Hello, PROTOCOL, Welcome};
 use crate::link::unix::UnixCarrier;
 use crate::owner::{OWNER_SPEC, Owner, OwnerAddress, OwnerSpec, READY, TAKEN, log_path};
 use crate::reply::answer;
+use crate::ring::Ring;
 use crate::run_actor::{FINISHING, FOREIGN};
 
 /// How long an answer to a hello may take.
@@ -44,6 +46,7 @@ pub(crate) struct Joiner {
     pub(crate) spec: OwnerSpec,
     pub(crate) owner: OwnerMode,
     pub(crate) hello: Hello,
+    pub(crate) ring: Arc<Ring>,
 }
 
 /// Keeps a link to the owner as long as the actor lives; `first` learns how the first attempt ended.
@@ -64,11 +67,12 @@ pub(crate) async fn keep_link(
                 // From now on the process is known: it keeps its rank, whoever the owner is.
                 joiner.hello.rank = Some(welcome.rank);
                 joiner.hello.resume = true;
-                if let Some(first) = first.take() {
-                    answer(first, Ok(welcome.clone()));
-                }
+                let known = welcome.clone();
                 if actor.cast(ForwardMsg::LinkUp { welcome, to }).is_err() {
                     return;
+                }
+                if let Some(first) = first.take() {
+                    answer(first, Ok(known));
                 }
                 match read_frames(&mut reader, &actor).await {
                     Ok(End::Farewell) => return,
@@ -187,7 +191,15 @@ impl Joiner {
                 owner.host
             )));
         }
-        UnixCarrier.dial(&owner.address).await
+        if owner.protocol != PROTOCOL && expman_storage::lock::is_owned(&self.dir) {
+            return Err(MeshError::Refused(format!(
+                "it speaks protocol {PROTOCOL}, the run's owner speaks {}: use one version of expman-mesh in all ranks",
+                owner.protocol
+            )));
+        }
+        UnixCarrier
+            .dial(&owner.address, self.ring.descriptor().ok())
+            .await
     }
 
     /// Refuses a run that another launch made, before anything in its folder is touched.

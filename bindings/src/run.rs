@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use expman_actors::{FlushOptions, OnFull, OwnerMode, Refusal, Run, RunConfig, RunHandle};
+use expman_actors::{
+    FlushOptions, MeshError, OnFull, OwnerMode, Refusal, Run, RunConfig, RunHandle,
+};
 use expman_model::limits::RECORD_BYTES_MAX;
 use expman_model::{FlushScope, Level, RunMeta, RunStatus, check_key};
 use pyo3::prelude::*;
@@ -12,6 +14,7 @@ use pyo3::types::{PyDict, PyString};
 use tokio::sync::watch;
 
 use crate::errors::{ConfigError, to_py};
+use crate::exit::{Inside, detach};
 use crate::flush::CoreFlush;
 use crate::metrics::with_record;
 use crate::{params, values};
@@ -22,6 +25,8 @@ pub(crate) struct CoreRun {
     run: Arc<Run>,
     /// Called as `on_refused(name, reason)` for every value that was left out; it warns once, or raises when strict.
     on_refused: Py<PyAny>,
+    /// Called as `on_trouble(text)`, once for each kind of trouble on the way to the disk.
+    on_trouble: Py<PyAny>,
 }
 
 fn seconds(secs: f64) -> Duration {
@@ -68,7 +73,7 @@ fn config(options: &Bound<'_, PyDict>) -> PyResult<RunConfig> {
     config.launch_key = option(options, "launch_key")?;
     config.resume = option(options, "resume")?.unwrap_or(false);
     config.capture = option(options, "capture")?.unwrap_or(false);
-    config.batch_age = seconds(option::<f64>(options, "flush_interval_ms")?.unwrap_or(50.0) / 1e3);
+    config.batch_age = seconds(option::<f64>(options, "flush_interval_ms")?.unwrap_or(20.0) / 1e3);
     config.timeout = seconds(option(options, "timeout")?.unwrap_or(10.0));
     if let Some(secs) = option::<f64>(options, "block_secs")? {
         config.on_full = OnFull::Block(seconds(secs));
@@ -91,7 +96,15 @@ fn config(options: &Bound<'_, PyDict>) -> PyResult<RunConfig> {
 #[pymethods]
 impl CoreRun {
     #[new]
-    fn new(py: Python<'_>, options: &Bound<'_, PyDict>, on_refused: Py<PyAny>) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        options: &Bound<'_, PyDict>,
+        on_refused: Py<PyAny>,
+        on_trouble: Py<PyAny>,
+    ) -> PyResult<Self> {
+        let Some(_inside) = Inside::enter() else {
+            return Err(to_py(&MeshError::Closed));
+        };
         let handle = option::<String>(options, "handle")?;
         let config = config(options)?;
         let handle: Option<RunHandle> = match handle {
@@ -102,13 +115,14 @@ impl CoreRun {
             })?),
             None => None,
         };
-        let run = py.detach(|| match handle {
+        let run = detach(py, || match handle {
             Some(handle) => Run::open_handle(config, &handle),
             None => Run::open(config),
         });
         Ok(Self {
             run: Arc::new(run.map_err(|e| to_py(&e))?),
             on_refused,
+            on_trouble,
         })
     }
 
@@ -118,6 +132,9 @@ impl CoreRun {
         metrics: &Bound<'_, PyAny>,
         step: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        let Some(_inside) = Inside::enter() else {
+            return Ok(());
+        };
         let py = metrics.py();
         let step = match values::step(step) {
             Ok(step) => step,
@@ -135,6 +152,9 @@ impl CoreRun {
     }
 
     fn log_scalar(&self, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let Some(_inside) = Inside::enter() else {
+            return Ok(());
+        };
         let py = value.py();
         let Ok(key) = key.cast::<PyString>() else {
             return self.refuse(py, "scalar", "scalar name is not text");
@@ -146,7 +166,7 @@ impl CoreRun {
         }
         match values::convert(value) {
             Ok(value) => {
-                let pushed = py.detach(|| self.run.log_scalar(&*key, value));
+                let pushed = detach(py, || self.run.log_scalar(&*key, value));
                 self.accepted(py, &key, pushed)
             }
             Err(reason) => self.refuse(py, &key, reason),
@@ -154,15 +174,21 @@ impl CoreRun {
     }
 
     fn log_params(&self, params: &Bound<'_, PyAny>) -> PyResult<()> {
+        let Some(_inside) = Inside::enter() else {
+            return Ok(());
+        };
         let py = params.py();
         let Some(params) = as_dict(params) else {
             return self.refuse(py, "params", NO_MAPPING);
         };
         let entries = params::entries(&params);
-        self.accepted(py, "params", py.detach(|| self.run.log_params(entries)))
+        self.accepted(py, "params", detach(py, || self.run.log_params(entries)))
     }
 
     fn log_message(&self, level: u8, text: &Bound<'_, PyString>) -> PyResult<()> {
+        let Some(_inside) = Inside::enter() else {
+            return Ok(());
+        };
         let py = text.py();
         let mut text = text.to_string_lossy().into_owned();
         if text.len() > RECORD_BYTES_MAX / 2 {
@@ -176,7 +202,7 @@ impl CoreRun {
         self.accepted(
             py,
             "message",
-            py.detach(|| self.run.log_message(Level(level), text)),
+            detach(py, || self.run.log_message(Level(level), text)),
         )
     }
 
@@ -185,20 +211,26 @@ impl CoreRun {
         message: &Bound<'_, PyString>,
         traceback: &Bound<'_, PyString>,
     ) -> PyResult<()> {
+        let Some(_inside) = Inside::enter() else {
+            return Ok(());
+        };
         let py = message.py();
         let message = message.to_string_lossy().into_owned();
         let traceback = traceback.to_string_lossy().into_owned();
         self.accepted(
             py,
             "failure",
-            py.detach(|| self.run.log_failure(message, traceback)),
+            detach(py, || self.run.log_failure(message, traceback)),
         )
     }
 
     /// Copies a file or folder below artifacts/; blocks, without the GIL.
     #[expect(clippy::needless_pass_by_value, reason = "extracted from Python")]
     fn save_artifact(&self, py: Python<'_>, source: PathBuf, name: &str) -> PyResult<()> {
-        py.detach(|| self.run.save_artifact(&source, name))
+        let Some(_inside) = Inside::enter() else {
+            return Err(to_py(&MeshError::Closed));
+        };
+        detach(py, || self.run.save_artifact(&source, name))
             .map_err(|e| crate::errors::ArtifactError::new_err(e.to_string()))
     }
 
@@ -210,6 +242,9 @@ impl CoreRun {
         publish: bool,
         tag: Option<String>,
     ) -> PyResult<CoreFlush> {
+        let Some(_inside) = Inside::enter() else {
+            return Err(to_py(&MeshError::Closed));
+        };
         let scope = match scope {
             "run" => FlushScope::Run,
             "rank" => FlushScope::Rank,
@@ -225,6 +260,10 @@ impl CoreRun {
             publish,
             tag,
         };
+        if !self.run.is_mine() {
+            // Its runtime has no threads here: nobody would ever answer.
+            return Err(to_py(&MeshError::Forked));
+        }
         let (tell, outcome) = watch::channel(None);
         let run = Arc::clone(&self.run);
         self.run.runtime().spawn(async move {
@@ -236,6 +275,9 @@ impl CoreRun {
 
     /// Closes this rank; returns whether the whole run is closed.
     fn close(&self, py: Python<'_>, status: &str, timeout: f64) -> PyResult<bool> {
+        let Some(_inside) = Inside::enter() else {
+            return Err(to_py(&MeshError::Closed));
+        };
         let status = RunStatus::parse(status)
             .filter(|s| s.is_finished())
             .ok_or_else(|| {
@@ -246,8 +288,7 @@ impl CoreRun {
                     .collect();
                 ConfigError::new_err(format!("status={status:?} is none of {}", known.join(", ")))
             })?;
-        py.detach(|| self.run.close_blocking(status, seconds(timeout)))
-            .map_err(|e| to_py(&e))
+        detach(py, || self.run.close_blocking(status, seconds(timeout))).map_err(|e| to_py(&e))
     }
 
     fn handle(&self) -> String {
@@ -259,12 +300,10 @@ impl CoreRun {
         let dict = PyDict::new(py);
         dict.set_item("accepted_seq", stats.ring.last_seq)?;
         dict.set_item("durable_seq", stats.forward.outbox.durable_seq)?;
-        dict.set_item(
-            "queued_bytes",
-            stats.ring.queued_bytes + stats.forward.outbox.memory_bytes,
-        )?;
+        dict.set_item("queued_bytes", stats.ring.queued_bytes)?;
         dict.set_item("spooled_bytes", stats.forward.outbox.spooled_bytes)?;
         dict.set_item("dropped", stats.ring.dropped)?;
+        dict.set_item("shared_memory", stats.ring.is_shared)?;
         dict.set_item("connected", stats.forward.connected)?;
         dict.set_item("reconnects", stats.forward.reconnects)?;
         dict.set_item("last_error", stats.forward.last_error)?;
@@ -306,7 +345,7 @@ impl CoreRun {
     /// Pushes with the GIL held when that can't block, without it when the caller asked to wait for room.
     fn push(&self, py: Python<'_>, record: &mut [u8]) -> Result<u64, Refusal> {
         if self.run.may_wait() {
-            py.detach(|| self.run.push(record))
+            detach(py, || self.run.push(record))
         } else {
             self.run.push(record)
         }
@@ -319,11 +358,15 @@ impl CoreRun {
     }
 
     fn accepted(&self, py: Python<'_>, name: &str, pushed: Result<u64, Refusal>) -> PyResult<()> {
+        for text in self.run.notices() {
+            self.on_trouble.call1(py, (text,))?;
+        }
         let reason = match pushed {
             Ok(_) => return Ok(()),
             Err(Refusal::Full) => "queue full",
             Err(Refusal::TooLarge) => "record too large",
             Err(Refusal::Closed) => "the run is closed",
+            Err(Refusal::Forked) => "the run belongs to the process that this one was forked from",
         };
         self.on_refused.call1(py, (name, reason)).map(drop)
     }

@@ -15,6 +15,8 @@ __all__ = [
     "RunExistsError",
     "StorageError",
     "cli_main",
+    "forked",
+    "interpreter_ends",
     "owner_main",
 ]
 
@@ -35,7 +37,10 @@ class CoreFlush:
 @final
 class CoreRun:
     def __new__(
-        cls, options: dict[str, Any], on_refused: Callable[[str, str], None]
+        cls,
+        options: dict[str, Any],
+        on_refused: Callable[[str, str], None],
+        on_trouble: Callable[[str], None],
     ) -> CoreRun: ...
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None: ...
     def log_scalar(self, key: object, value: object) -> None: ...
@@ -65,3 +70,6 @@ class CoreRun:
 
 def cli_main(args: list[str]) -> int: ...
 def owner_main() -> int: ...
+
+def interpreter_ends(timeout: float) -> None: ...
+def forked() -> None: ...
