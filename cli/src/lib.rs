@@ -1,4 +1,4 @@
-//! The `expman` command: serve, list, inspect, export and clean folders of runs.
+//! The `expman` command: serve, list, inspect, follow, export and clean folders of runs.
 //!
 //! One entry, [`run`], is behind both the binary and the console script of the Python wheel.
 //! Data goes to stdout, everything else to stderr, and the returned number is the exit code.
@@ -18,6 +18,7 @@ mod inspect;
 mod json;
 mod list;
 mod locate;
+mod logs;
 mod owner;
 mod serve;
 mod table;
@@ -56,6 +57,7 @@ enum Command {
     Serve(serve::Args),
     List(list::Args),
     Inspect(inspect::Args),
+    Logs(logs::Args),
     Export(export::Args),
     Clean(clean::Args),
     Owner(owner::Args),
@@ -77,6 +79,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Serve(args) => args.run(&mut console),
         Command::List(args) => args.run(&mut console),
         Command::Inspect(args) => args.run(&mut console),
+        Command::Logs(args) => args.run(&mut console),
         Command::Export(args) => args.run(&mut console),
         Command::Clean(args) => args.run(&mut console),
         Command::Owner(_) => owner::Args::run(&mut console),

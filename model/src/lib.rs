@@ -20,6 +20,7 @@
 pub mod codec;
 pub mod event;
 pub mod health;
+pub mod fold;
 pub mod id;
 pub mod level;
 pub mod limits;
