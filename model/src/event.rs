@@ -1,5 +1,7 @@
 //! Entries of `events.jsonl`: what happened to the run itself.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Incarnation, RunId, Version};
@@ -50,6 +52,15 @@ pub enum EventBody {
         seq: u64,
         last_step: Option<i64>,
         reason: String,
+    },
+    /// A rank dropped records, or what keeps them from the disk changed.
+    RankHealth {
+        rank: u32,
+        incarnation: Incarnation,
+        dropped: BTreeMap<String, u64>,
+        queued_bytes: u64,
+        spooled_bytes: u64,
+        last_error: Option<String>,
     },
     FlushOpened {
         version: Version,

@@ -19,6 +19,7 @@
 
 pub mod codec;
 pub mod event;
+pub mod health;
 pub mod id;
 pub mod level;
 pub mod limits;
@@ -33,6 +34,7 @@ pub mod value;
 
 pub use codec::CodecError;
 pub use event::{Event, EventBody};
+pub use health::Health;
 pub use id::{Incarnation, RunId, Version, WriterId};
 pub use level::Level;
 pub use meta::{MetricSummary, RankMeta, RankState, RunError, RunMeta};

@@ -194,6 +194,14 @@ pub struct RankMeta {
     pub points: u64,
     /// Refused or dropped records by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// Bytes in its queue that were not durable when it last told.
+    pub queued_bytes: u64,
+    /// Bytes in its spool files when it last told.
+    pub spooled_bytes: u64,
+    /// How often its link was made again.
+    pub reconnects: u64,
+    /// What kept its records from the disk last.
+    pub last_error: Option<String>,
 }
 
 impl Default for RankMeta {
@@ -214,6 +222,10 @@ impl Default for RankMeta {
             rows: 0,
             points: 0,
             dropped: BTreeMap::new(),
+            queued_bytes: 0,
+            spooled_bytes: 0,
+            reconnects: 0,
+            last_error: None,
         }
     }
 }

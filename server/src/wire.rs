@@ -11,6 +11,8 @@ use expman_storage::{RunEntry, RunKind};
 use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
+use crate::stamps::Stamps;
+
 /// A number; what JSON has no number for is written as `"NaN"`, `"inf"` or `"-inf"`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Number(pub f64);
@@ -146,8 +148,9 @@ fn scalars(meta: &RunMeta) -> BTreeMap<String, WireValue> {
         .collect()
 }
 
-/// The whole record of a run; `metrics` only when asked for, since there may be ten thousand.
-pub fn detail(run: &RunEntry, with_metrics: bool) -> Json {
+/// The whole record of a run, with the stamps of what is fetched beside it; `metrics` only when asked for,
+/// since there may be ten thousand.
+pub fn detail(run: &RunEntry, stamps: &Stamps, with_metrics: bool) -> Json {
     let mut plain = run.meta.clone();
     let metrics = std::mem::take(&mut plain.metrics);
     for process in plain.ranks.values_mut().flatten() {
@@ -160,6 +163,7 @@ pub fn detail(run: &RunEntry, with_metrics: bool) -> Json {
     json["kind"] = json!(run.kind);
     json["live"] = json!(is_live(run));
     json["problem"] = json!(run.problem);
+    json["stamps"] = json!(stamps);
     json["now"] = json!(rfc3339_us(now_us()));
     // JSON would turn a NaN into nothing.
     json["scalars"] = json!(scalars(&run.meta));

@@ -60,8 +60,8 @@ async function remove(path) {
 }
 
 /** A Python process that logs what it is told to. */
-export async function logger(t, baseDir, runName) {
-  const child = spawn(PYTHON, [join(HERE, "logger.py"), baseDir, runName], {
+export async function logger(t, baseDir, runName, params = { lr: 0.1, "<b>": "<i>" }) {
+  const child = spawn(PYTHON, [join(HERE, "logger.py"), baseDir, runName, JSON.stringify(params)], {
     stdio: ["pipe", "ignore", "pipe", "pipe"],
     cwd: baseDir,
   });

@@ -9,7 +9,6 @@ that each accepted row is present exactly once, bit for bit, in order.
 from __future__ import annotations
 
 import json
-import random
 import re
 import struct
 import time
@@ -22,8 +21,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-KEYS = ("loss", "acc")
-"""The metrics of one call, where a test does not say otherwise."""
+from checksum import crc32c
+from known import KEYS, value_of
 
 
 class Row(NamedTuple):
@@ -42,11 +41,6 @@ class Row(NamedTuple):
         if isinstance(self.value, float):
             return struct.pack("<d", self.value)
         return type(self.value), self.value
-
-
-def value_of(rank: int, step: int, key: str) -> float:
-    """What a rank logs at a step: a float with all its bits in use, the same in every process."""
-    return random.Random(f"{rank}/{step}/{key}").random()
 
 
 # --- reading --------------------------------------------------------------------------------
@@ -120,22 +114,6 @@ def to_row(record: dict[str, Any]) -> Row:
     return Row(
         record["key"], record["rank"], record["step"], record["attempt"], record["seq"], value
     )
-
-
-_CRC32C = [0] * 256
-for _n in range(256):
-    _crc = _n
-    for _ in range(8):
-        _crc = _crc >> 1 ^ (0x82F63B78 if _crc & 1 else 0)
-    _CRC32C[_n] = _crc
-
-
-def crc32c(data: bytes) -> int:
-    """Castagnoli's checksum, as slow as it is plain."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
-    return crc ^ 0xFFFFFFFF
 
 
 def _read_log(log: bytes) -> Iterator[Row]:

@@ -102,6 +102,8 @@ export interface RunDetail {
   ranks: Record<string, RankEntry[]>;
   live: boolean;
   problem: string | null;
+  /** Change when what is fetched beside the record changes. */
+  stamps: { config: string; artifacts: string };
   /** Server's clock, RFC 3339. */
   now: string;
 }
@@ -160,6 +162,7 @@ export interface LogsFrame {
 }
 
 export interface Artifact {
+  key: string;
   name: string;
   size: number;
   type: string;
