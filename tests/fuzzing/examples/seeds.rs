@@ -6,12 +6,15 @@
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
-use expman_actors::link::frame::{Data, FlushRequest, Frame, Hello, Marker, PROTOCOL, Welcome};
+use expman_actors::link::frame::{
+    Ack, Data, FlushDone, FlushRequest, Frame, Hello, Marker, PROTOCOL, Welcome,
+};
 use expman_model::record::Stream;
 use expman_model::{
-    FlushScope, Incarnation, Level, Param, Point, Record, RecordBody, RunId, RunMeta, RunStatus,
-    Value, Version, WriterId,
+    FlushReport, FlushScope, Health, Incarnation, Level, Param, Point, RankOutcome,
+    RankOutcomeState, Record, RecordBody, RunId, RunMeta, RunStatus, Value, Version, WriterId,
 };
+use expman_storage::spool::{Spool, SpoolHeader, files};
 use expman_storage::{OwnerLock, RunDir, RunWriter};
 
 fn main() {
@@ -22,6 +25,7 @@ fn main() {
     runs(&to, &dir);
     requests(&to);
     yaml(&to);
+    left_behind(&to);
 }
 
 #[expect(clippy::disallowed_methods, reason = "half a file would be no loss")]
@@ -138,7 +142,10 @@ fn frames(to: &Path) {
             last_seq: 9,
             records: Bytes::from(records),
         }),
-        Frame::Ack(77),
+        Frame::Ack(Ack {
+            durable_seq: 7,
+            written_seq: 9,
+        }),
         Frame::Barrier(version),
         Frame::Marker(Marker {
             version,
@@ -154,6 +161,30 @@ fn frames(to: &Path) {
         Frame::Bye(RunStatus::Finished),
         Frame::Farewell(true),
         Frame::Ping,
+        Frame::Health(Health {
+            dropped: [("queue full".to_owned(), 3)].into(),
+            ..Health::default()
+        }),
+        Frame::Trouble("no space left".into()),
+        Frame::FlushDone(FlushDone {
+            id: 1,
+            report: FlushReport {
+                version,
+                complete: true,
+                ranks: [(
+                    0,
+                    RankOutcome {
+                        state: RankOutcomeState::Durable,
+                        seq: 4,
+                        last_step: None,
+                        last_seen_us: 5,
+                    },
+                )]
+                .into(),
+                rows: 9,
+                elapsed_secs: 0.25,
+            },
+        }),
     ];
     let mut stream = BytesMut::new();
     for (n, frame) in all.iter().enumerate() {
@@ -266,6 +297,59 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// A ring and a spool as a killed process leaves them.
+fn left_behind(to: &Path) {
+    let records: Vec<u8> = (1..4)
+        .zip(bodies())
+        .flat_map(|(seq, body)| record(seq, body))
+        .collect();
+    // The records go around the end, and two more were refused.
+    let head = 4096 - 40;
+    let mut memory = vec![0; 4096];
+    memory[head..].copy_from_slice(&records[..40]);
+    memory[..records.len() - 40].copy_from_slice(&records[40..]);
+    let length = u32::try_from(records.len()).unwrap();
+    let front = [
+        vec![0],
+        4096u32.to_le_bytes().to_vec(),
+        4056u32.to_le_bytes().to_vec(),
+        length.to_le_bytes().to_vec(),
+        5u64.to_le_bytes().to_vec(),
+        4u64.to_le_bytes().to_vec(),
+    ]
+    .concat();
+    put(to, "ring", "around", &front, &memory);
+    let front = [
+        &[0, 0, 2, 0, 0, 0, 0, 0, 0][..],
+        &length.to_le_bytes(),
+        &[3, 0, 0, 0, 0, 0, 0, 0],
+        &[0; 8],
+    ]
+    .concat();
+    put(to, "ring", "front", &front, &records);
+    let folder = tempfile::tempdir().unwrap();
+    let dir = RunDir::at(folder.path());
+    std::fs::create_dir_all(dir.hidden()).unwrap();
+    let header = SpoolHeader {
+        format: 1,
+        id: WriterId {
+            rank: 1,
+            incarnation: Incarnation(2),
+        },
+        host: "host".into(),
+        pid: 3,
+        launch_key: "key".into(),
+    };
+    let mut spool = Spool::new(dir.clone(), header, 1 << 20);
+    for (seq, body) in (1..).zip(bodies()) {
+        spool.append(seq, seq, &record(seq, body)).unwrap();
+    }
+    let file = std::fs::read(&files(&dir).unwrap()[0].path).unwrap();
+    put(to, "spool", "whole", &[0], &file);
+    put(to, "spool", "mended", &[1], &file);
+    put(to, "spool", "torn", &[0], &file[..file.len() - 9]);
 }
 
 fn requests(to: &Path) {

@@ -6,6 +6,7 @@ mod log;
 mod parquet;
 mod records;
 mod recover;
+mod spool;
 mod text;
 mod yaml;
 
@@ -43,7 +44,7 @@ const fn plain(name: &'static str, run: fn(&[u8]), heap_mib_max: usize) -> Targe
 }
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     plain("frames", frames::run, 64),
     plain("http", http::run, 256),
     plain("log", log::run, 640),
@@ -53,6 +54,8 @@ pub const TARGETS: [Target; 8] = [
     },
     plain("records", records::run, 64),
     plain("recover", recover::run, 640),
+    plain("ring", spool::ring, 160),
+    plain("spool", spool::file, 64),
     plain("text", text::run, 64),
     plain("yaml", yaml::run, 64),
 ];
