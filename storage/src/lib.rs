@@ -9,6 +9,7 @@ pub mod durable;
 pub mod error;
 pub mod events;
 pub mod export;
+mod guard;
 pub mod layout;
 pub mod legacy;
 pub mod lock;
