@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use expman_model::limits::TEXT_BYTES_MAX;
 use expman_storage::text::LogLine;
-use expman_storage::{RunDir, TextTail};
+use expman_storage::{RunDir, RunKind, TextTail, lock};
 
 use self::select::Select;
 use self::show::Show;
 use crate::console::Console;
 use crate::exit::Exit;
-use crate::locate::{BaseDir, RUN_HELP, find_run, is_live};
+use crate::locate::{BaseDir, RUN_HELP, find_run};
 
 /// How often `--follow` looks for new lines.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -79,7 +79,7 @@ impl Args {
         };
         loop {
             // Looked at first: what was written before the run ended is then read behind it.
-            let live = self.follow && is_live(&run);
+            let live = self.follow && run.kind == RunKind::Mesh && lock::is_owned(&run.dir);
             let mut merged = Merged::new(&mut sources);
             while let Some(line) = merged.next(&select)? {
                 show.line(&line)?;

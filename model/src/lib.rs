@@ -19,8 +19,8 @@
 
 pub mod codec;
 pub mod event;
-pub mod health;
 pub mod fold;
+pub mod health;
 pub mod id;
 pub mod level;
 pub mod limits;
