@@ -55,6 +55,7 @@ fn read(dir: &RunDir) {
 fn foreign(dir: &RunDir, name: &str, bytes: &[u8]) {
     folder::put(&dir.root().join(name), bytes);
     let entry = RunEntry {
+        owned: false,
         key: "0".repeat(16),
         experiment: "e".to_owned(),
         run: "r".to_owned(),
