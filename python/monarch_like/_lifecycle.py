@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 import traceback
-import weakref
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,9 @@ MESSAGE_CHARS_MAX = 10_000
 TRACEBACK_CHARS_MAX = 100_000
 """Longest traceback that is kept; its end says most."""
 
-_open: weakref.WeakSet[Experiment] = weakref.WeakSet()
+_open: set[Experiment] = set()
+"""Runs that are not closed; kept, so that one nobody holds any more is closed at the end."""
+
 _uncaught: tuple[str, str, str] | None = None
 """How the program ends, by what exception: status, message, traceback."""
 _installed_in: int | None = None

@@ -12,14 +12,14 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use expman_model::WriterId;
 use expman_model::limits::SPOOL_FILE_BYTES;
+use expman_model::{Incarnation, WriterId};
 use serde::{Deserialize, Serialize};
 
 use self::read::{Read, read_frame};
-pub use self::read::{SpoolFile, SpoolFrame, SpoolReader, files};
+pub use self::read::{SpoolFrame, SpoolReader};
 use crate::error::{At, Result, StorageError};
-use crate::layout::RunDir;
+use crate::layout::{RunDir, names};
 
 /// The format that this version writes.
 pub const SPOOL_FORMAT: u32 = 1;
@@ -268,9 +268,47 @@ fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> StorageError {
     }
 }
 
+/// A spool file by its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SpoolFile {
+    /// Whose it says it is.
+    pub id: WriterId,
+    /// Its place among the files of this writer.
+    pub number: u64,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// Every spool file of a run, by writer and in the order in which each wrote them.
+///
+/// # Errors
+/// When the folder can't be listed.
+pub fn files(dir: &RunDir) -> Result<Vec<SpoolFile>> {
+    let mut found = Vec::new();
+    for (name, path) in names(&dir.spool())? {
+        if let Some((id, number)) = parse_name(&name) {
+            found.push(SpoolFile { id, number, path });
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn parse_name(name: &str) -> Option<(WriterId, u64)> {
+    let (who, number) = name
+        .strip_prefix('r')?
+        .strip_suffix(".spool")?
+        .split_once('.')?;
+    let (rank, incarnation) = who.split_once('-')?;
+    let id = WriterId {
+        rank: rank.parse().ok()?,
+        incarnation: Incarnation(u64::from_str_radix(incarnation, 16).ok()?),
+    };
+    Some((id, number.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
-    use expman_model::Incarnation;
     use proptest::prelude::*;
 
     use super::*;

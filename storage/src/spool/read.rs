@@ -1,11 +1,10 @@
-//! Reading spool files, whose bytes may be anybody's.
+//! Reading spool files, whose bytes may be anything.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use expman_model::limits::FRAME_BYTES_MAX;
-use expman_model::{Incarnation, WriterId};
 use rustix::fs::OFlags;
 
 use super::{
@@ -13,46 +12,6 @@ use super::{
 };
 use crate::durable;
 use crate::error::{At, Result, StorageError};
-use crate::layout::{RunDir, names};
-
-/// A spool file by its name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SpoolFile {
-    /// Whose it says it is.
-    pub id: WriterId,
-    /// Its place among the files of this writer.
-    pub number: u64,
-    /// Where it is.
-    pub path: PathBuf,
-}
-
-/// Every spool file of a run, by writer and in the order in which each wrote them.
-///
-/// # Errors
-/// When the folder can't be listed.
-pub fn files(dir: &RunDir) -> Result<Vec<SpoolFile>> {
-    let mut found = Vec::new();
-    for (name, path) in names(&dir.spool())? {
-        if let Some((id, number)) = parse_name(&name) {
-            found.push(SpoolFile { id, number, path });
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn parse_name(name: &str) -> Option<(WriterId, u64)> {
-    let (who, number) = name
-        .strip_prefix('r')?
-        .strip_suffix(".spool")?
-        .split_once('.')?;
-    let (rank, incarnation) = who.split_once('-')?;
-    let id = WriterId {
-        rank: rank.parse().ok()?,
-        incarnation: Incarnation(u64::from_str_radix(incarnation, 16).ok()?),
-    };
-    Some((id, number.parse().ok()?))
-}
 
 /// Whole records out of a spool file.
 #[derive(Debug, Clone, PartialEq, Eq)]
