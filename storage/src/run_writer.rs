@@ -6,20 +6,24 @@
 
 mod append;
 mod files;
+mod log;
+#[cfg(test)]
+mod machine;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use expman_model::meta::LastFlush;
 use expman_model::time::{now_us, parse_rfc3339, rfc3339_us};
-use expman_model::{EventBody, RankState, RunMeta, RunStatus, WriterId};
+use expman_model::{EventBody, Health, RankState, RunMeta, RunStatus, WriterId};
 
 pub(crate) use self::append::apply_others;
-pub(crate) use self::files::header;
+pub(crate) use self::log::{Log, header};
+pub(crate) use self::trouble::Chores;
 use crate::events::EventLog;
 use crate::layout::RunDir;
+use crate::lock::Fence;
 use crate::rows::Rows;
 use crate::sealer::Sealer;
 use crate::state::{RunState, WriterState};
@@ -33,6 +37,8 @@ pub(crate) const WAL_FORMAT: u32 = 1;
 const PUBLISH_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 /// `run.yaml` is written at most this often while the run changes.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Events that wait for a file that can't be written; what comes then is counted.
+const EVENTS_MAX: usize = 10_000;
 
 /// What a writer learns when it joins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,28 +77,21 @@ pub struct LiveWriter {
     pub progress: Progress,
 }
 
-/// The commit log that is being written.
-#[derive(Debug)]
-pub(crate) struct Log {
-    pub(crate) path: PathBuf,
-    pub(crate) file: File,
-    pub(crate) generation: u64,
-    pub(crate) written: u64,
-    pub(crate) pending: Vec<u8>,
-    pub(crate) dirty: bool,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct RunWriter {
     pub(crate) dir: RunDir,
+    pub(crate) fence: Fence,
     pub(crate) state: RunState,
     pub(crate) events: EventLog,
     pub(crate) pending_events: Vec<EventBody>,
+    pub(crate) chores: Chores,
     /// Rows behind the segments, `[lo, lo + rows.len())`.
     pub(crate) rows: Rows,
     pub(crate) lo: u64,
     pub(crate) log: Log,
+    /// The last number that a log's name was given: no name is used twice.
+    pub(crate) generation: u64,
     pub(crate) encoder: FrameEncoder,
     pub(crate) run_log: TextFile,
     pub(crate) console_log: TextFile,
@@ -101,6 +100,10 @@ pub struct RunWriter {
     pub(crate) sealer: Sealer,
     /// Rows and bytes of `metrics.parquet`.
     pub(crate) published: (u64, u64),
+    /// Rows that somebody waits to find there.
+    pub(crate) wanted: u64,
+    /// All rows are in one sorted file: the run is about to end.
+    pub(crate) merged: bool,
     pub(crate) published_at: Instant,
     pub(crate) opened_at: Instant,
     pub(crate) saved_at: Instant,
@@ -132,7 +135,7 @@ impl RunWriter {
         if new {
             FrameEncoder::writer(&mut self.log.pending, &writer.wal_writer());
             let attempt = writer.meta.attempt;
-            self.pending_events.push(EventBody::RankJoined {
+            self.event(EventBody::RankJoined {
                 rank: id.rank,
                 incarnation: id.incarnation,
                 attempt,
@@ -144,11 +147,24 @@ impl RunWriter {
             writer.meta.status = RunStatus::Running;
             writer.meta.left_at = None;
         }
+        let meta = &self.state.writers[index as usize].meta;
         Registered {
             index,
-            attempt: writer.meta.attempt,
-            durable_seq: writer.meta.durable_seq,
+            attempt: meta.attempt,
+            durable_seq: meta.durable_seq,
         }
+    }
+
+    /// The index of a writer that the run knows.
+    #[must_use]
+    pub fn find(&self, id: WriterId) -> Option<u32> {
+        self.state.index.get(&id).copied()
+    }
+
+    /// Whether a writer has neither left nor been given up.
+    #[must_use]
+    pub fn is_live(&self, writer: u32) -> bool {
+        self.state.writers[writer as usize].meta.state == RankState::Live
     }
 
     /// How far a writer is.
@@ -164,7 +180,34 @@ impl RunWriter {
 
     /// Adds a line to `events.jsonl` with the next write.
     pub fn event(&mut self, body: EventBody) {
-        self.pending_events.push(body);
+        if self.pending_events.len() < EVENTS_MAX {
+            self.pending_events.push(body);
+        } else {
+            tracing::error!("no room for the event {body:?}");
+        }
+    }
+
+    /// Takes in what a rank's process tells of its sending.
+    pub fn health(&mut self, writer: u32, health: Health) {
+        let w = &mut self.state.writers[writer as usize];
+        let known = w.health.replace(health.clone()).unwrap_or_default();
+        w.meta.accepted_seq = w.meta.accepted_seq.max(health.accepted_seq);
+        w.meta.queued_bytes = health.queued_bytes;
+        w.meta.spooled_bytes = health.spooled_bytes;
+        w.meta.reconnects = health.reconnects;
+        w.meta.last_error.clone_from(&health.last_error);
+        let id = w.id;
+        self.state.dirty = true;
+        if health.differs_in_trouble(&known) {
+            self.event(EventBody::RankHealth {
+                rank: id.rank,
+                incarnation: id.incarnation,
+                dropped: health.dropped,
+                queued_bytes: health.queued_bytes,
+                spooled_bytes: health.spooled_bytes,
+                last_error: health.last_error,
+            });
+        }
     }
 
     /// Notes that a rank is gone.
@@ -191,7 +234,7 @@ impl RunWriter {
                 seq,
             },
         };
-        self.pending_events.push(event);
+        self.event(event);
         self.state.dirty = true;
     }
 
@@ -210,7 +253,7 @@ impl RunWriter {
             ref tag,
             ..
         } = flush;
-        self.pending_events.push(EventBody::FlushClosed {
+        self.event(EventBody::FlushClosed {
             version,
             complete,
             missing: missing.clone(),
@@ -258,8 +301,7 @@ impl RunWriter {
                     self.state.meta.duration_secs = None;
                 }
                 let message = self.state.meta.error.as_ref().map(|e| e.message.clone());
-                self.pending_events
-                    .push(EventBody::Status { from, to, message });
+                self.event(EventBody::Status { from, to, message });
                 self.state.dirty = true;
             }
             Err(e) => tracing::error!("status kept: {e}"),
