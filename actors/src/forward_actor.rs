@@ -155,7 +155,7 @@ impl ForwardState {
 
     fn received(&mut self, myself: &ActorRef<ForwardMsg>, frame: Frame) {
         match frame {
-            Frame::Ack(seq) => self.args.outbox.acknowledge(seq),
+            Frame::Ack(ack) => self.args.outbox.acknowledge(ack.durable_seq),
             Frame::Barrier(version) => self.barrier(myself, version),
             Frame::FlushDone(done) => {
                 if let Some(asked) = self.asked.remove(&done.id) {

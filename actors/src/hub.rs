@@ -36,7 +36,7 @@ pub(crate) async fn accept<C: Carrier>(
             Ok(connection) => {
                 let link = next_link.fetch_add(1, Ordering::Relaxed);
                 let run = run.clone();
-                tokio::spawn(async move { serve(link, connection, &run).await });
+                tokio::spawn(async move { serve::<C>(link, connection, &run).await });
             }
             Err(e) => {
                 tracing::warn!("connection refused: {e}");
@@ -46,11 +46,15 @@ pub(crate) async fn accept<C: Carrier>(
     }
 }
 
-async fn serve(link: LinkId, connection: Connection, run: &ActorRef<RunMsg>) {
+async fn serve<C: Carrier>(link: LinkId, arrival: C::Arrival, run: &ActorRef<RunMsg>) {
+    let Ok(Ok(connection)) = tokio::time::timeout(HELLO_WITHIN, C::open(arrival)).await else {
+        return;
+    };
     let Connection {
         read,
         write,
         peer_pid,
+        ring: _ring,
     } = connection;
     let mut reader = FrameReader::new(read);
     let sender = FrameSender::start(write);
@@ -135,7 +139,7 @@ async fn read_frames(
             },
             Some(Frame::Marker(marker)) => RunMsg::Marker { link, marker },
             Some(Frame::Bye(status)) => RunMsg::Bye { link, status },
-            Some(Frame::Ping) => RunMsg::Heard { link },
+            Some(Frame::Ping | Frame::Health(_)) => RunMsg::Heard { link },
             Some(Frame::Flush(request)) => RunMsg::Flush { link, request },
             Some(other) => return Err(MeshError::Protocol(format!("unexpected {other:?}"))),
         };

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
@@ -17,10 +18,11 @@ use tokio::sync::oneshot;
 use crate::error::{MeshError, Result};
 use crate::forward_actor::ForwardMsg;
 use crate::link::carrier::{Carrier, Connection, FrameReader, FrameSender};
-use crate::link::frame::{Frame, Hello, Welcome};
+use crate::link::frame::{Frame, Hello, PROTOCOL, Welcome};
 use crate::link::unix::UnixCarrier;
 use crate::owner::{OWNER_SPEC, Owner, OwnerAddress, OwnerSpec, READY, TAKEN, log_path};
 use crate::reply::answer;
+use crate::ring::Ring;
 use crate::run_actor::{FINISHING, FOREIGN};
 
 /// How long an answer to a hello may take.
@@ -44,6 +46,7 @@ pub(crate) struct Joiner {
     pub(crate) spec: OwnerSpec,
     pub(crate) owner: OwnerMode,
     pub(crate) hello: Hello,
+    pub(crate) ring: Arc<Ring>,
 }
 
 /// Keeps a link to the owner as long as the actor lives; `first` learns how the first attempt ended.
@@ -187,7 +190,15 @@ impl Joiner {
                 owner.host
             )));
         }
-        UnixCarrier.dial(&owner.address).await
+        if owner.protocol != PROTOCOL && expman_storage::lock::is_owned(&self.dir) {
+            return Err(MeshError::Refused(format!(
+                "it speaks protocol {PROTOCOL}, the run's owner speaks {}: use one version of expman-mesh in all ranks",
+                owner.protocol
+            )));
+        }
+        UnixCarrier
+            .dial(&owner.address, self.ring.descriptor())
+            .await
     }
 
     /// Refuses a run that another launch made, before anything in its folder is touched.

@@ -3,7 +3,11 @@
 //! A caller pays for one copy and never waits for the consumer, unless it asked to.
 //! What does not fit is counted and becomes a gap record as soon as there is room.
 
+pub mod layout;
+pub mod leftover;
+
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -70,6 +74,7 @@ pub struct Ring {
     wake: Notify,
     /// Bytes at which the consumer is woken at once.
     urgent: usize,
+    memory: Option<OwnedFd>,
 }
 
 impl Ring {
@@ -91,11 +96,18 @@ impl Ring {
             room: Condvar::new(),
             wake: Notify::new(),
             urgent,
+            memory: None,
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The memory's descriptor, for the owner to read when this process is dead; none when it is private.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.memory.as_ref().map(AsFd::as_fd)
     }
 
     /// Numbers a record and takes it in.

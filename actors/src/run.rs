@@ -139,6 +139,7 @@ impl Run {
             dir: dir.clone(),
             owner: config.owner,
             hello,
+            ring: Arc::clone(&ring),
         };
         let joined = runtime.block_on(async {
             let (forward, _) = Actor::spawn(None, ForwardActor, args)

@@ -24,7 +24,7 @@ use crate::barrier::Standing;
 use crate::client_actor::ClientMsg;
 use crate::commit::{Command, Committed, SyncToken};
 use crate::link::carrier::FrameSender;
-use crate::link::frame::{FlushRequest, Frame, Hello, Marker};
+use crate::link::frame::{Ack, FlushRequest, Frame, Hello, Marker};
 use crate::reply::cast;
 
 /// How long a run whose ranks have all left waits for announced ones that never came.
@@ -252,7 +252,10 @@ impl RunActorState {
             {
                 member.standing = standing(progress, member.standing.last_seen_us);
                 if let Some(to) = &member.to {
-                    to.tell(Frame::Ack(progress.durable_seq));
+                    to.tell(Frame::Ack(Ack {
+                        durable_seq: progress.durable_seq,
+                        written_seq: progress.durable_seq,
+                    }));
                 }
             }
         }

@@ -11,11 +11,20 @@ pub const RECORD_BYTES_MAX: usize = 4 << 20;
 /// A batch is cut at this many bytes …
 pub const BATCH_BYTES: usize = 64 << 10;
 /// … or when its first record is this old.
-pub const BATCH_AGE: Duration = Duration::from_millis(50);
+pub const BATCH_AGE: Duration = Duration::from_millis(20);
+/// What was accepted this long ago and is not written by the owner goes to the spool; with what a turn of the
+/// sender takes, it is there within 50 ms.
+pub const SPOOL_AFTER: Duration = Duration::from_millis(40);
 /// Bytes a sender keeps in memory for the owner's acknowledgement; what is beyond goes to the spool file.
 pub const OUTBOX_BYTES: usize = 16 << 20;
-/// Bytes of the spool file of one process and run.
+/// Bytes of the spool files of one process and run, together …
 pub const SPOOL_BYTES: u64 = 1 << 30;
+/// … and of each.
+pub const SPOOL_FILE_BYTES: u64 = 16 << 20;
+/// Captured output waits this long for room in a queue that is nearly full; then it is left out and counted.
+pub const CONSOLE_PATIENCE: Duration = Duration::from_millis(20);
+/// How often a process tells its owner how its sending is doing, when that changed.
+pub const HEALTH_EVERY: Duration = Duration::from_secs(2);
 /// Bytes of one run that may be between the links and the commit log at once.
 pub const OWNER_BUDGET_BYTES: usize = 64 << 20;
 /// Smallest and largest number of unacknowledged bytes that the owner grants to one link.

@@ -107,6 +107,11 @@ impl RunDir {
     pub fn owner(&self) -> PathBuf {
         self.hidden().join("owner.json")
     }
+    /// What processes keep until their owner has written it.
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        self.hidden().join("spool")
+    }
     /// A commit log.
     #[must_use]
     pub fn wal(&self, lo: u64, epoch: u64) -> PathBuf {

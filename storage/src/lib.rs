@@ -19,6 +19,7 @@ pub mod rows;
 pub mod run_writer;
 mod sealer;
 pub mod segment;
+pub mod spool;
 mod state;
 pub mod tail;
 pub mod text;

@@ -4,6 +4,8 @@
 //! so another one is another implementation of [`Carrier`].
 
 use std::future::Future;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use expman_model::limits::HEARTBEAT;
@@ -11,9 +13,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use crate::error::{MeshError, Result};
+use crate::link::control::Control;
 use crate::link::frame::{Frame, HEADER_BYTES};
 
-/// Frames that may wait to be written, each way of urgency; beyond, senders hold their data back.
+/// Ordered frames that may wait to be written; beyond, senders hold their data back.
 pub const QUEUE_FRAMES: usize = 256;
 /// Bytes gathered for one write.
 const WRITE_BYTES: usize = 256 << 10;
@@ -31,12 +34,16 @@ pub struct Connection {
     pub write: WriteHalf,
     /// Process id of the peer, where the transport knows it.
     pub peer_pid: Option<u32>,
+    /// The descriptor of the peer's ring, where it has one and the transport can carry it.
+    /// It comes from outside: read it, never map it.
+    pub ring: Option<OwnedFd>,
 }
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
             .field("peer_pid", &self.peer_pid)
+            .field("ring", &self.ring)
             .finish_non_exhaustive()
     }
 }
@@ -45,16 +52,24 @@ impl std::fmt::Debug for Connection {
 pub trait Carrier: Send + Sync + 'static {
     /// Accepts connections.
     type Listener: Send;
+    /// A peer that was let in and has not said anything yet.
+    type Arrival: Send;
 
-    /// Reaches the owner at an address.
-    fn dial(&self, address: &str) -> impl Future<Output = Result<Connection>> + Send;
+    /// Reaches the owner at an address and hands it the descriptor of this process's ring.
+    fn dial(
+        &self,
+        address: &str,
+        ring: Option<BorrowedFd<'_>>,
+    ) -> impl Future<Output = Result<Connection>> + Send;
     /// Makes an owner reachable at an address.
     ///
     /// # Errors
     /// When the address can't be taken.
     fn listen(&self, address: &str) -> Result<Self::Listener>;
-    /// The next connection.
-    fn accept(listener: &mut Self::Listener) -> impl Future<Output = Result<Connection>> + Send;
+    /// The next peer.
+    fn accept(listener: &mut Self::Listener) -> impl Future<Output = Result<Self::Arrival>> + Send;
+    /// Waits for the first byte of a peer and what comes with it; for a task of its own, with a deadline.
+    fn open(arrival: Self::Arrival) -> impl Future<Output = Result<Connection>> + Send;
 }
 
 /// Reads frames.
@@ -97,7 +112,7 @@ impl FrameReader {
 /// Hands frames to the task that writes them; control never queues behind data.
 #[derive(Debug, Clone)]
 pub struct FrameSender {
-    control: mpsc::Sender<Frame>,
+    control: Arc<Control>,
     data: mpsc::Sender<Frame>,
 }
 
@@ -109,20 +124,20 @@ impl FrameSender {
     /// Starts the task that writes to a half; it ends when every sender is dropped or the link breaks.
     #[must_use]
     pub fn start(write: WriteHalf) -> Self {
-        let (control, control_queue) = mpsc::channel(QUEUE_FRAMES);
-        let (data, data_queue) = mpsc::channel(QUEUE_FRAMES);
-        tokio::spawn(write_frames(write, control_queue, data_queue));
+        let control = Arc::new(Control::default());
+        let (data, queue) = mpsc::channel(QUEUE_FRAMES);
+        tokio::spawn(write_frames(write, Arc::clone(&control), queue));
         Self { control, data }
     }
 
-    /// Queues a frame in front of all waiting data.
+    /// Queues a frame in front of all waiting data; it is written unless the link breaks.
+    ///
+    /// Of acknowledgements, health and trouble only the newest counts, so they never pile up.
     ///
     /// # Errors
-    /// When the peer does not read, or is gone.
+    /// When the link is gone.
     pub fn control(&self, frame: Frame) -> Result<(), NotSent> {
-        self.control
-            .try_send(frame)
-            .map_err(|_full_or_closed| NotSent)
+        self.control.push(frame)
     }
 
     /// [`FrameSender::control`] for frames whose loss the session makes good: a link that is gone is no error.
@@ -149,32 +164,41 @@ impl FrameSender {
 
 async fn write_frames(
     mut write: WriteHalf,
-    mut control: mpsc::Receiver<Frame>,
+    control: Arc<Control>,
     mut data: mpsc::Receiver<Frame>,
 ) {
     let mut out = BytesMut::with_capacity(WRITE_BYTES);
     loop {
-        let frame = tokio::select! {
-            biased;
-            Some(frame) = control.recv() => frame,
-            frame = data.recv() => match frame {
-                Some(frame) => frame,
-                None => break,
-            },
-            () = tokio::time::sleep(HEARTBEAT) => Frame::Ping,
-        };
-        put(&mut out, &frame);
+        control.drain(|frame| put(&mut out, frame));
         while out.len() < WRITE_BYTES
-            && let Ok(frame) = control.try_recv().or_else(|_none| data.try_recv())
+            && let Ok(frame) = data.try_recv()
         {
             put(&mut out, &frame);
         }
+        if out.is_empty() {
+            tokio::select! {
+                biased;
+                () = control.ready() => continue,
+                () = control.broken() => break,
+                frame = data.recv() => match frame {
+                    Some(frame) => put(&mut out, &frame),
+                    None if control.is_empty() => break,
+                    None => continue,
+                },
+                () = tokio::time::sleep(HEARTBEAT) => put(&mut out, &Frame::Ping),
+            }
+        }
         let bytes: Bytes = out.split().freeze();
-        if write.write_all(&bytes).await.is_err() {
+        let written = tokio::select! {
+            biased;
+            written = write.write_all(&bytes) => written.is_ok(),
+            () = control.broken() => false,
+        };
+        if !written {
             break;
         }
     }
-    control.close();
+    control.end();
     data.close();
 }
 

@@ -5,13 +5,13 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use expman_model::limits::FRAME_BYTES_MAX;
-use expman_model::{FlushReport, FlushScope, Incarnation, RunId, RunStatus, Version};
+use expman_model::{FlushReport, FlushScope, Health, Incarnation, RunId, RunStatus, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{MeshError, Result};
 
 /// Both sides must speak the same one.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Bytes in front of kind and body.
 pub const HEADER_BYTES: usize = 8;
 
@@ -81,8 +81,8 @@ pub enum Frame {
     Refused(String),
     /// Process to owner: whole records up to a sequence number.
     Data(Data),
-    /// Owner to process: durable up to here.
-    Ack(u64),
+    /// Owner to process: how far its records are.
+    Ack(Ack),
     /// Owner to process: send everything, then the marker.
     Barrier(Version),
     /// Process to owner: everything up to the sequence number came before this.
@@ -97,6 +97,30 @@ pub enum Frame {
     Farewell(bool),
     /// Either way, when a link was silent.
     Ping,
+    /// Process to owner: how its sending is doing; now and then when it changed, and right before the goodbye.
+    Health(Health),
+    /// Owner to process: what keeps it from writing; empty when that is over.
+    Trouble(String),
+}
+
+/// See [`Frame::Ack`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ack {
+    /// Everything up to here survives a power cut.
+    pub durable_seq: u64,
+    /// Everything up to here survives the death of both processes: it is in the commit log's file, synced or not.
+    pub written_seq: u64,
+}
+
+impl Ack {
+    /// What both together say.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            durable_seq: self.durable_seq.max(other.durable_seq),
+            written_seq: self.written_seq.max(other.written_seq),
+        }
+    }
 }
 
 /// See [`Frame::Data`].
@@ -140,6 +164,8 @@ const FLUSH_DONE: u8 = 9;
 const BYE: u8 = 10;
 const FAREWELL: u8 = 11;
 const PING: u8 = 12;
+const HEALTH: u8 = 13;
+const TROUBLE: u8 = 14;
 
 impl Frame {
     /// Appends the frame's bytes.
@@ -159,9 +185,10 @@ impl Frame {
                 out.put_u64_le(x.last_seq);
                 out.put_slice(&x.records);
             }
-            Self::Ack(seq) => {
+            Self::Ack(x) => {
                 out.put_u8(ACK);
-                out.put_u64_le(*seq);
+                out.put_u64_le(x.durable_seq);
+                out.put_u64_le(x.written_seq);
             }
             Self::Barrier(x) => json(out, BARRIER, x),
             Self::Marker(x) => json(out, MARKER, x),
@@ -170,6 +197,8 @@ impl Frame {
             Self::Bye(x) => json(out, BYE, x),
             Self::Farewell(x) => json(out, FAREWELL, x),
             Self::Ping => out.put_u8(PING),
+            Self::Health(x) => json(out, HEALTH, x),
+            Self::Trouble(x) => json(out, TROUBLE, x),
         }
         let bytes = out.len() - start;
         if bytes > FRAME_BYTES_MAX {
@@ -231,7 +260,13 @@ impl Frame {
                     records: body.slice(16..),
                 })
             }
-            ACK => Self::Ack(expman_model::codec::Reader::new(&body).u64("ack")?),
+            ACK => {
+                let mut r = expman_model::codec::Reader::new(&body);
+                Self::Ack(Ack {
+                    durable_seq: r.u64("durable seq")?,
+                    written_seq: r.u64("written seq")?,
+                })
+            }
             BARRIER => Self::Barrier(parse(&body)?),
             MARKER => Self::Marker(parse(&body)?),
             FLUSH => Self::Flush(parse(&body)?),
@@ -239,6 +274,8 @@ impl Frame {
             BYE => Self::Bye(parse(&body)?),
             FAREWELL => Self::Farewell(parse(&body)?),
             PING => Self::Ping,
+            HEALTH => Self::Health(parse(&body)?),
+            TROUBLE => Self::Trouble(parse(&body)?),
             other => return Err(MeshError::Protocol(format!("frame kind {other}"))),
         })
     }
@@ -280,7 +317,16 @@ mod tests {
                 last_seq: 2,
                 records: Bytes::from_static(b"abc"),
             }),
-            Frame::Ack(77),
+            Frame::Ack(Ack {
+                durable_seq: 77,
+                written_seq: 78,
+            }),
+            Frame::Health(Health {
+                accepted_seq: 5,
+                last_error: Some("x".to_owned()),
+                ..Health::default()
+            }),
+            Frame::Trouble("write /x: No space left on device".to_owned()),
             Frame::Barrier(version),
             Frame::Marker(Marker {
                 version,

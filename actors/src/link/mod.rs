@@ -1,5 +1,6 @@
 //! The link between processes: frames over any ordered byte stream.
 
 pub mod carrier;
+pub mod control;
 pub mod frame;
 pub mod unix;

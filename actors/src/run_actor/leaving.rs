@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::{GONE, LINGER, LinkId, Member, RunActorState, RunMsg, after, lost};
 use crate::client_actor::ClientMsg;
 use crate::commit::Command;
-use crate::link::frame::Frame;
+use crate::link::frame::{Ack, Frame};
 use crate::reply::cast;
 
 impl RunActorState {
@@ -52,7 +52,10 @@ impl RunActorState {
         });
         let Some(to) = member.to else { return };
         // Closing the run may take longer than the process waits; that its own records are safe it learns now.
-        to.tell(Frame::Ack(progress.durable_seq));
+        to.tell(Frame::Ack(Ack {
+            durable_seq: progress.durable_seq,
+            written_seq: progress.durable_seq,
+        }));
         self.farewells.push(to);
         self.finish_if_empty(myself, false).await;
         if !self.finishing {

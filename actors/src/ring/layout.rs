@@ -1,0 +1,28 @@
+//! The bytes of a ring, as its process writes them and as whoever reads it after its death finds them.
+//!
+//! One page of header, then the records. Little endian; every field has a cache line of its own.
+
+/// First bytes of a ring; the last one is the layout's version.
+pub const MAGIC: &[u8; 8] = b"EXPRING1";
+/// Bytes in front of the records.
+pub const HEADER_BYTES: usize = 4096;
+/// `u64`: bytes for records.
+pub const CAPACITY_AT: usize = 8;
+/// `u64`, head and length of the records in one, so that one store publishes a record or gives up its room.
+pub const PLACE_AT: usize = 64;
+/// `u64`: last sequence number given, those of refused records included.
+pub const LAST_SEQ_AT: usize = 128;
+/// `u64`: first refused record that no gap record tells of yet; 0 when there is none.
+pub const FIRST_UNTOLD_AT: usize = 192;
+
+/// Head and length as one number.
+#[must_use]
+pub const fn place(head: usize, len: usize) -> u64 {
+    ((head as u64) << 32) | len as u64
+}
+
+/// The two again.
+#[must_use]
+pub const fn split_place(place: u64) -> (usize, usize) {
+    ((place >> 32) as usize, (place & 0xffff_ffff) as usize)
+}

@@ -1,0 +1,456 @@
+//! The spool of a process: records that its owner has not written yet, in files that outlive both.
+//!
+//! `.expman/spool/r<rank>-<incarnation>.<number>.spool`: `magic | u32 length | u32 crc32c | JSON of the header`, then
+//! frames `u32 length of the records | u32 crc32c | u64 first seq | u64 last seq | records`, little endian;
+//! a checksum covers all that stands behind it in its part. Nothing is synced: the spool is for the death of
+//! processes, not for a power cut. Whoever reads one treats the bytes as a stranger's.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use expman_model::limits::{FRAME_BYTES_MAX, SPOOL_FILE_BYTES};
+use expman_model::{Incarnation, WriterId};
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+use crate::durable;
+use crate::error::{At, Result, StorageError};
+use crate::layout::{RunDir, names};
+
+/// The format that this version writes.
+pub const SPOOL_FORMAT: u32 = 1;
+
+const MAGIC: &[u8; 8] = b"EXPSPOOL";
+/// Bytes in front of the header's JSON.
+const PREFIX_BYTES: usize = 16;
+/// Bytes in front of a frame's records.
+const FRAME_HEADER_BYTES: usize = 24;
+/// A header that claims more is damaged.
+const HEADER_BYTES_MAX: usize = 64 << 10;
+
+/// Whose records they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpoolHeader {
+    /// See [`SPOOL_FORMAT`].
+    pub format: u32,
+    /// Who logged them.
+    #[serde(flatten)]
+    pub id: WriterId,
+    /// Where it runs.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// The launch that it belongs to.
+    pub launch_key: String,
+}
+
+/// Where one or more frames of a [`Spool`] are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    file: u64,
+    offset: u64,
+    bytes: u64,
+}
+
+impl Slot {
+    /// Both as one, when they lie behind each other.
+    #[must_use]
+    pub fn joined(self, next: Self) -> Option<Self> {
+        (self.file == next.file && self.offset + self.bytes == next.offset).then_some(Self {
+            bytes: self.bytes + next.bytes,
+            ..self
+        })
+    }
+}
+
+/// The writer of one process's spool. Dropping it keeps the files.
+#[derive(Debug)]
+pub struct Spool {
+    dir: RunDir,
+    header: SpoolHeader,
+    /// Oldest first; the last one is written to. Kept open, so that a folder that was moved loses nothing.
+    files: VecDeque<Open>,
+    next_number: u64,
+    bytes_max: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    number: u64,
+    path: PathBuf,
+    file: File,
+    /// Length up to the last whole frame.
+    end: u64,
+    last_seq: u64,
+    /// What stands behind the last whole frame could not be cut off: nothing may follow it.
+    is_torn: bool,
+}
+
+impl Spool {
+    /// A spool of at most `bytes_max` bytes; no file is made before there is something to write.
+    #[must_use]
+    pub const fn new(dir: RunDir, header: SpoolHeader, bytes_max: u64) -> Self {
+        Self {
+            dir,
+            header,
+            files: VecDeque::new(),
+            next_number: 1,
+            bytes_max,
+        }
+    }
+
+    /// Writes one frame behind the others; `None` when the spool is full.
+    ///
+    /// # Errors
+    /// When it can't be written; what was spooled before stays readable.
+    pub fn append(
+        &mut self,
+        first_seq: u64,
+        last_seq: u64,
+        records: &[u8],
+    ) -> Result<Option<Slot>> {
+        let bytes = (FRAME_HEADER_BYTES + records.len()) as u64;
+        if self.bytes() + bytes > self.bytes_max {
+            return Ok(None);
+        }
+        let mut frame = Vec::with_capacity(FRAME_HEADER_BYTES + records.len());
+        frame.extend_from_slice(
+            &u32::try_from(records.len())
+                .unwrap_or(u32::MAX)
+                .to_le_bytes(),
+        );
+        frame.extend_from_slice(&[0; 4]);
+        frame.extend_from_slice(&first_seq.to_le_bytes());
+        frame.extend_from_slice(&last_seq.to_le_bytes());
+        frame.extend_from_slice(records);
+        let crc = crc32c::crc32c(&frame[8..]);
+        frame[4..8].copy_from_slice(&crc.to_le_bytes());
+        let fits = |open: &Open| !open.is_torn && open.end + bytes <= SPOOL_FILE_BYTES;
+        if !self.files.back().is_some_and(fits) {
+            let fresh = self.create()?;
+            self.files.push_back(fresh);
+        }
+        let Some(open) = self.files.back_mut() else {
+            return Ok(None);
+        };
+        if let Err(e) = open
+            .file
+            .write_all_at(&frame, open.end)
+            .at("write", &open.path)
+        {
+            open.is_torn = open.file.set_len(open.end).is_err();
+            return Err(e);
+        }
+        let slot = Slot {
+            file: open.number,
+            offset: open.end,
+            bytes,
+        };
+        open.end += bytes;
+        open.last_seq = last_seq;
+        Ok(Some(slot))
+    }
+
+    fn create(&mut self) -> Result<Open> {
+        let folder = self.dir.spool();
+        // Never the folders above it: a run that was deleted must not come back as an empty one.
+        match fs::create_dir(&folder) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(e).at("create folder", &folder);
+            }
+            _ => {}
+        }
+        let number = self.next_number;
+        let path = folder.join(file_name(self.header.id, number));
+        let json = serde_json::to_vec(&self.header).unwrap_or_default();
+        let mut head = MAGIC.to_vec();
+        head.extend_from_slice(&u32::try_from(json.len()).unwrap_or(u32::MAX).to_le_bytes());
+        head.extend_from_slice(&crc32c::crc32c(&json).to_le_bytes());
+        head.extend_from_slice(&json);
+        let file = OpenOptions::new()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .mode(0o640)
+            .open(&path)
+            .at("create", &path)?;
+        self.next_number += 1;
+        if let Err(e) = file.write_all_at(&head, 0).at("write", &path) {
+            remove(&path);
+            return Err(e);
+        }
+        Ok(Open {
+            number,
+            path,
+            file,
+            end: head.len() as u64,
+            last_seq: 0,
+            is_torn: false,
+        })
+    }
+
+    /// The records at a slot.
+    ///
+    /// # Errors
+    /// When the file can't be read or is not what was written.
+    pub fn read(&self, slot: Slot) -> Result<Vec<u8>> {
+        let gone = || StorageError::Damaged {
+            path: self.dir.spool(),
+            offset: slot.offset,
+            what: format!("file {} of {} was released", slot.file, self.header.id),
+        };
+        let open = self
+            .files
+            .iter()
+            .find(|open| open.number == slot.file)
+            .ok_or_else(gone)?;
+        let mut records = Vec::new();
+        let mut offset = slot.offset;
+        while offset < slot.offset + slot.bytes {
+            match read_frame(&open.file, &open.path, offset)? {
+                Read::Frame(frame) => {
+                    offset += (FRAME_HEADER_BYTES + frame.records.len()) as u64;
+                    records.extend_from_slice(&frame.records);
+                }
+                Read::End => return Err(damaged(&open.path, offset, "a frame is missing")),
+                Read::Bad(what) => return Err(damaged(&open.path, offset, what)),
+            }
+        }
+        Ok(records)
+    }
+
+    /// Deletes the files whose records are all durable.
+    pub fn release(&mut self, durable_seq: u64) {
+        let done = |open: &Open| open.last_seq <= durable_seq;
+        while self.files.front().is_some_and(done)
+            && let Some(open) = self.files.pop_front()
+        {
+            remove(&open.path);
+        }
+    }
+
+    /// Bytes of the files.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|open| open.end).sum()
+    }
+
+    /// Leaves no empty folder behind, when this was the last spool of the run.
+    pub fn tidy(&self) {
+        if self.files.is_empty() && self.next_number > 1 {
+            let folder = self.dir.spool();
+            if let Err(e) = fs::remove_dir(&folder) {
+                tracing::debug!("{}: {e}", folder.display());
+            }
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(e) = fs::remove_file(path) {
+        tracing::debug!("{}: {e}", path.display());
+    }
+}
+
+fn file_name(id: WriterId, number: u64) -> String {
+    format!("r{}-{}.{number}.spool", id.rank, id.incarnation)
+}
+
+fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> StorageError {
+    StorageError::Damaged {
+        path: path.to_owned(),
+        offset,
+        what: what.into(),
+    }
+}
+
+/// A spool file by its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SpoolFile {
+    /// Whose it says it is.
+    pub id: WriterId,
+    /// Its place among the files of this writer.
+    pub number: u64,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// Every spool file of a run, by writer and in the order in which each wrote them.
+///
+/// # Errors
+/// When the folder can't be listed.
+pub fn files(dir: &RunDir) -> Result<Vec<SpoolFile>> {
+    let mut found = Vec::new();
+    for (name, path) in names(&dir.spool())? {
+        if let Some((id, number)) = parse_name(&name) {
+            found.push(SpoolFile { id, number, path });
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn parse_name(name: &str) -> Option<(WriterId, u64)> {
+    let (who, number) = name
+        .strip_prefix('r')?
+        .strip_suffix(".spool")?
+        .split_once('.')?;
+    let (rank, incarnation) = who.split_once('-')?;
+    let id = WriterId {
+        rank: rank.parse().ok()?,
+        incarnation: Incarnation(u64::from_str_radix(incarnation, 16).ok()?),
+    };
+    Some((id, number.parse().ok()?))
+}
+
+/// Whole records out of a spool file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpoolFrame {
+    /// Sequence number of the first.
+    pub first_seq: u64,
+    /// Sequence number of the last.
+    pub last_seq: u64,
+    /// Their bytes; what they say was not looked at.
+    pub records: Vec<u8>,
+}
+
+/// Reads a spool file from its front to its end or to the first frame that is no frame.
+#[derive(Debug)]
+pub struct SpoolReader {
+    path: PathBuf,
+    file: File,
+    header: SpoolHeader,
+    offset: u64,
+    problem: Option<StorageError>,
+}
+
+enum Read {
+    Frame(SpoolFrame),
+    End,
+    Bad(String),
+}
+
+impl SpoolReader {
+    /// Opens a file and reads its header.
+    ///
+    /// # Errors
+    /// When it can't be read, or is no spool file that this version understands.
+    pub fn open(path: &Path) -> Result<Self> {
+        // Neither through a link nor waiting at a pipe: the folder may be a stranger's.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path)
+            .at("open", path)?;
+        if !file.metadata().at("stat", path)?.is_file() {
+            return Err(damaged(path, 0, "no regular file"));
+        }
+        let prefix = durable::read_at(&file, path, 0, PREFIX_BYTES)?;
+        if prefix.len() < PREFIX_BYTES || !prefix.starts_with(MAGIC) {
+            return Err(damaged(path, 0, "no spool file"));
+        }
+        let (length, crc) = (word(&prefix[8..]) as usize, word(&prefix[12..]));
+        if length > HEADER_BYTES_MAX {
+            return Err(damaged(path, 8, format!("a header of {length} bytes")));
+        }
+        let json = durable::read_at(&file, path, PREFIX_BYTES as u64, length)?;
+        if json.len() < length || crc32c::crc32c(&json) != crc {
+            return Err(damaged(path, 8, "the header is cut off or changed"));
+        }
+        let header: SpoolHeader =
+            serde_json::from_slice(&json).map_err(|e| damaged(path, 16, e.to_string()))?;
+        if header.format > SPOOL_FORMAT {
+            return Err(StorageError::Format {
+                path: path.to_owned(),
+                found: header.format,
+                known: SPOOL_FORMAT,
+            });
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            header,
+            offset: (PREFIX_BYTES + length) as u64,
+            problem: None,
+        })
+    }
+
+    /// Whose records they are.
+    #[must_use]
+    pub const fn header(&self) -> &SpoolHeader {
+        &self.header
+    }
+
+    /// The next frame; `None` at the end, or in front of what is no whole frame: see [`SpoolReader::problem`].
+    ///
+    /// # Errors
+    /// When reading fails.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "it fails, and borrows nothing"
+    )]
+    pub fn next(&mut self) -> Result<Option<SpoolFrame>> {
+        if self.problem.is_some() {
+            return Ok(None);
+        }
+        match read_frame(&self.file, &self.path, self.offset)? {
+            Read::Frame(frame) => {
+                self.offset += (FRAME_HEADER_BYTES + frame.records.len()) as u64;
+                Ok(Some(frame))
+            }
+            Read::End => Ok(None),
+            Read::Bad(what) => {
+                self.problem = Some(damaged(&self.path, self.offset, what));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Why the file ended before its end. A torn last frame is what a writer that was killed leaves.
+    #[must_use]
+    pub const fn problem(&self) -> Option<&StorageError> {
+        self.problem.as_ref()
+    }
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |b| u32::from_le_bytes(*b))
+}
+
+fn long(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b))
+}
+
+fn read_frame(file: &File, path: &Path, offset: u64) -> Result<Read> {
+    let head = durable::read_at(file, path, offset, FRAME_HEADER_BYTES)?;
+    if head.is_empty() {
+        return Ok(Read::End);
+    }
+    if head.len() < FRAME_HEADER_BYTES {
+        return Ok(Read::Bad("a frame is cut off in its header".to_owned()));
+    }
+    let (length, crc) = (word(&head) as usize, word(&head[4..]));
+    if length > FRAME_BYTES_MAX {
+        return Ok(Read::Bad(format!("a frame of {length} bytes")));
+    }
+    let size = file.metadata().at("stat", path)?.len();
+    if offset + (FRAME_HEADER_BYTES + length) as u64 > size {
+        return Ok(Read::Bad("a frame is cut off".to_owned()));
+    }
+    let records = durable::read_at(file, path, offset + FRAME_HEADER_BYTES as u64, length)?;
+    if crc32c::crc32c_append(crc32c::crc32c(&head[8..]), &records) != crc {
+        return Ok(Read::Bad("a frame's checksum does not match".to_owned()));
+    }
+    let (first_seq, last_seq) = (long(&head[8..]), long(&head[16..]));
+    if first_seq > last_seq {
+        return Ok(Read::Bad(format!("a frame from {first_seq} to {last_seq}")));
+    }
+    Ok(Read::Frame(SpoolFrame {
+        first_seq,
+        last_seq,
+        records,
+    }))
+}
