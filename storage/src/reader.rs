@@ -85,7 +85,10 @@ fn try_snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
             path: dir.root().to_owned(),
         })?;
     for path in segment_chain(dir, &mut end)? {
-        read_parquet(&path, filter, &mut rows)?;
+        // One that was published meanwhile is in the file that was read before: all is read again.
+        if read_parquet(&path, filter, &mut rows)?.is_none() {
+            return Err(std::io::Error::from(std::io::ErrorKind::NotFound)).at("open", &path);
+        }
     }
     let mut problems = Vec::new();
     let log = read_logs(dir, &mut end, filter, &mut rows, &mut problems)?;

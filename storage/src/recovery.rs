@@ -114,6 +114,7 @@ impl RunWriter {
             published: (published, bytes),
             wanted: 0,
             merged: false,
+            end_us: None,
             published_at: now,
             opened_at: now,
             saved_at: now,

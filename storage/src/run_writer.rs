@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use expman_model::meta::LastFlush;
 use expman_model::time::{now_us, parse_rfc3339, rfc3339_us};
-use expman_model::{EventBody, Health, RankState, RunMeta, RunStatus, WriterId};
+use expman_model::{EventBody, Health, RankMeta, RankState, RunMeta, RunStatus, WriterId};
 
 pub(crate) use self::append::apply_others;
 pub(crate) use self::log::{Log, header};
@@ -104,6 +104,7 @@ pub struct RunWriter {
     pub(crate) wanted: u64,
     /// All rows are in one sorted file: the run is about to end.
     pub(crate) merged: bool,
+    pub(crate) end_us: Option<i64>,
     pub(crate) published_at: Instant,
     pub(crate) opened_at: Instant,
     pub(crate) saved_at: Instant,
@@ -161,6 +162,12 @@ impl RunWriter {
         self.state.index.get(&id).copied()
     }
 
+    /// Who a writer is.
+    #[must_use]
+    pub fn id(&self, writer: u32) -> WriterId {
+        self.state.writers[writer as usize].id
+    }
+
     /// Whether a writer has neither left nor been given up.
     #[must_use]
     pub fn is_live(&self, writer: u32) -> bool {
@@ -176,6 +183,13 @@ impl RunWriter {
             durable_seq: w.meta.durable_seq,
             last_step: w.meta.last_step,
         }
+    }
+
+    /// The last number that a writer is known to have given.
+    #[must_use]
+    pub fn accepted_seq(&self, writer: u32) -> u64 {
+        let w = &self.state.writers[writer as usize];
+        w.meta.accepted_seq.max(w.applied_seq)
     }
 
     /// Adds a line to `events.jsonl` with the next write.
@@ -282,7 +296,7 @@ impl RunWriter {
             Ok(to) => {
                 self.state.meta.status = to;
                 if to.is_finished() {
-                    let now = now_us();
+                    let now = self.end_us.unwrap_or_else(now_us);
                     self.state.meta.finished_at = Some(rfc3339_us(now));
                     let start = self
                         .state
@@ -325,6 +339,21 @@ impl RunWriter {
             progress: self.progress(index),
         })
         .collect()
+    }
+
+    /// Every incarnation of every rank, as `run.yaml` has it.
+    #[must_use]
+    pub fn ranks_told(&self) -> BTreeMap<u32, Vec<RankMeta>> {
+        let mut ranks: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for w in &self.state.writers {
+            ranks.entry(w.id.rank).or_default().push(w.meta.clone());
+        }
+        ranks
+    }
+
+    /// When the run ended, where that is known to be another time than that of [`RunWriter::finish`].
+    pub const fn set_end(&mut self, at_us: i64) {
+        self.end_us = Some(at_us);
     }
 
     /// Every rank that ever joined.

@@ -91,6 +91,12 @@ impl RunWriter {
         own.or_else(|| self.sealer.trouble())
     }
 
+    /// Whether nothing becomes durable at present.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.chores.commit.trouble().is_some()
+    }
+
     /// Events follow what they tell of. That they can't be written keeps nothing else waiting.
     fn write_events(&mut self) -> Result<()> {
         if self.pending_events.is_empty() || !self.chores.events.ready() {
@@ -145,7 +151,7 @@ impl RunWriter {
         while let Some(done) = self.sealer.poll() {
             self.settle(done)?;
         }
-        if self.chores.commit.trouble().is_some() {
+        if self.is_stuck() {
             return Ok(());
         }
         if (self.rows.len() as u64 >= SEAL_ROWS || self.log.written >= SEAL_BYTES)
