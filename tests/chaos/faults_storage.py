@@ -1,12 +1,12 @@
-"""Injectors of storage faults: full, slow, failing and vanishing disks, and power cuts.
+"""Injectors of storage faults: power cuts, system calls that fail, disks that are full or slow.
 
 All of them work on real file systems and real processes, and undo what they did, also on failure.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,68 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-UMOUNT_WITHIN_SECS = 20.0
-"""How long a file system may stay busy behind its test: as long as an owner may take to leave."""
+from processes import until
 
-ATTACH_WITHIN_SECS = 20.0
+from .faults import is_traced, mounted, needs
 
 CHUNK = 1 << 20
 
-
-def call(*command: str | Path) -> str:
-    """Runs a command of the system to its end; its error is the exception's text."""
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=False, timeout=60
-    )
-    if done.returncode != 0:
-        raise OSError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
-    return done.stdout
-
-
-# --- file systems -----------------------------------------------------------------------------
-
-
-def unmount(at: Path) -> None:
-    """Takes a file system away when nobody uses it any more; whoever still does is an error."""
-    deadline = time.monotonic() + UMOUNT_WITHIN_SECS
-    while True:
-        try:
-            call("umount", at)
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                call("umount", "-l", at)
-                raise
-            time.sleep(0.05)
-
-
-@contextmanager
-def mounted(what: str | Path, at: Path, *options: str) -> Iterator[Path]:
-    """Mounts something, and takes it away."""
-    at.mkdir(parents=True, exist_ok=True)
-    call("mount", *options, what, at)
-    try:
-        yield at
-    finally:
-        unmount(at)
-
-
-@contextmanager
-def small_tmpfs(at: Path, mib: int) -> Iterator[Path]:
-    """A file system in memory that is full after that many MiB."""
-    with mounted("none", at, "-t", "tmpfs", "-o", f"size={mib}m,mode=755"):
-        yield at
-
-
-@contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """The folder is read only for everybody, root too, as after an error of its file system."""
-    call("mount", "--bind", folder, folder)
-    try:
-        call("mount", "-o", "remount,bind,ro", folder)
-        yield
-    finally:
-        call("umount", "-l", folder)
+# --- full disks -------------------------------------------------------------------------------
 
 
 def free_bytes(folder: Path) -> int:
@@ -93,16 +38,15 @@ class Ballast:
         self.path = folder / "ballast"
 
     def fill(self, leave: int = 0) -> None:
-        """Nobody can write more than `leave` bytes from now on."""
+        """Nobody can write more than about `leave` bytes from now on."""
         with self.path.open("ab", buffering=0) as file:
-            try:
-                while (left := free_bytes(self.path.parent) - leave) > 0:
-                    if file.write(bytes(min(left, CHUNK))) == 0:
-                        break
-                    os.fsync(file.fileno())
-            except OSError as error:
-                if error.errno != 28:
-                    raise
+            while (left := free_bytes(self.path.parent) - leave) > 0:
+                try:
+                    file.write(bytes(min(left, CHUNK)))
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    return
 
     def free(self) -> None:
         """There is room again."""
@@ -126,6 +70,7 @@ class Disk:
     def __init__(self, image: Path, at: Path) -> None:
         self.image = image
         self.at = at
+        self.torn = 0
         self._cuts = 0
 
     def cut(self, within: float = 20.0) -> Path:
@@ -139,44 +84,47 @@ class Disk:
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
             shutil.copyfile(self.image, copy)
-            if self._equals(copy):
+            if same_bytes(self.image, copy):
                 return copy
+            self.torn += 1
         raise TornCopyError(f"no still instant of {self.image} within {within} s")
 
-    def _equals(self, copy: Path) -> bool:
-        with self.image.open("rb") as ours, copy.open("rb") as theirs:
-            while True:
-                a, b = ours.read(CHUNK), theirs.read(CHUNK)
-                if a != b:
-                    return False
-                if not a:
-                    return True
+
+def same_bytes(one: Path, other: Path) -> bool:
+    """Whether two files are equal."""
+    with one.open("rb") as a, other.open("rb") as b:
+        while (chunk := a.read(CHUNK)) == b.read(CHUNK):
+            if not chunk:
+                return True
+    return False
 
 
 @contextmanager
 def disk(folder: Path, mib: int = 16) -> Iterator[Disk]:
     """A disk of its own, mounted below the folder."""
-    image, at = folder / "disk.img", folder / "disk"
+    needs("mkfs.ext4")
+    image = folder / "disk.img"
     with image.open("wb") as file:
         file.truncate(mib << 20)
-    call("mkfs.ext4", "-q", "-F", "-J", "size=4", image)
-    with mounted(image, at, "-o", "loop"):
+    make = ["mkfs.ext4", "-q", "-F", "-J", "size=4", str(image)]
+    subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
+    with mounted(folder / "disk", "-o", "loop", str(image)) as at:
         yield Disk(image, at)
 
 
 @contextmanager
 def after_power_cut(cut: Path) -> Iterator[Path]:
     """The file system of a disk whose power was cut, mounted: its journal is played back first."""
-    at = cut.with_suffix("")
-    with mounted(cut, at, "-o", "loop"):
+    with mounted(cut.with_suffix(""), "-o", "loop", str(cut)) as at:
         yield at
+    cut.unlink()
 
 
 # --- system calls -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Traced:
+class Meddled:
     """System calls of a process that are meddled with."""
 
     log: Path
@@ -191,72 +139,41 @@ class Traced:
 
 
 @contextmanager
-def meddled(
-    pid: int, inject: Sequence[str], folder: Path, paths: Sequence[Path] = ()
-) -> Iterator[Traced]:
-    """Meddles with the system calls of a living process, all its threads, as strace does.
+def meddled(pid: int, *inject: str, folder: Path, paths: Sequence[Path] = ()) -> Iterator[Meddled]:
+    """Meddles with system calls of a living process and all it starts, and writes them down.
 
     Args:
         pid: the process.
-        inject: what to do, for example `fdatasync:error=EIO:when=3`.
+        inject: what to do, as strace takes it: `fdatasync:error=EIO:when=3`.
         folder: where the log of the calls goes.
         paths: only calls on these files count.
     """
-    names = {name for what in inject for name in what.split(":")[0].split(",")}
+    needs("strace")
     log = folder / f"strace-{pid}-{time.monotonic_ns()}.log"
-    command = ["strace", "-f", "-y", "-p", str(pid), "-o", str(log)]
-    command += ["-e", f"trace={','.join(sorted(names))}", "-e", "signal=none"]
-    for what in inject:
-        command += ["-e", f"inject={what}"]
-    for path in paths:
-        command += ["-P", str(path)]
+    calls = ",".join(sorted({name for what in inject for name in what.split(":")[0].split(",")}))
+    command = ["strace", "-f", "-y", "-p", str(pid), "-o", str(log), f"--trace={calls}"]
+    command += ["--signal=none", *(f"--inject={what}" for what in inject)]
+    command += [part for path in paths for part in ("-P", str(path))]
     strace = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        _attached(strace, pid)
-        yield Traced(log)
+        until(lambda: is_traced(pid, True) or strace.poll() is not None, 20, f"strace of {pid}")
+        assert strace.poll() is None, f"strace can't trace process {pid}"
+        until(log.exists, 20)
+        yield Meddled(log)
     finally:
         let_go(strace)
 
 
-def _attached(strace: subprocess.Popen[bytes], pid: int) -> None:
-    """Waits until every thread is traced."""
-    deadline = time.monotonic() + ATTACH_WITHIN_SECS
-    while time.monotonic() < deadline and strace.poll() is None:
-        tracers = []
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            status = (task / "status").read_text()
-            tracer = re.search(r"TracerPid:\t(\d+)", status)
-            tracers.append(tracer is not None and int(tracer[1]) == strace.pid)
-        if tracers and all(tracers):
-            return
-        time.sleep(0.01)
-    assert strace.stderr is not None
-    strace.kill()
-    raise OSError(f"strace of {pid}: {strace.stderr.read().decode(errors='replace')}")
-
-
 def let_go(strace: subprocess.Popen[bytes]) -> None:
     """Detaches, so that the process goes on as if nothing had been."""
-    assert strace.stderr is not None
     strace.send_signal(signal.SIGINT)
     try:
-        strace.wait(10)
+        strace.wait(20)
     except subprocess.TimeoutExpired:
         strace.kill()
         strace.wait()
-    strace.stderr.close()
-
-
-def slow_disk(pid: int, folder: Path, ms: int = 500) -> object:
-    """Each sync of a process takes this much longer."""
-    return meddled(pid, [f"fdatasync,fsync:delay_exit={ms * 1000}"], folder)
-
-
-def limit(pid: int, resource: str, value: int | str) -> None:
-    """Sets a limit of a living process, as `prlimit` names it."""
-    call("prlimit", "--pid", str(pid), f"--{resource}={value}:")
 
 
 # --- people -----------------------------------------------------------------------------------
@@ -264,25 +181,8 @@ def limit(pid: int, resource: str, value: int | str) -> None:
 NOBODY = 65534
 
 
-def as_nobody(command: Sequence[str]) -> list[str]:
+def as_nobody(*command: str) -> list[str]:
     """The command as run by a user without any rights."""
-    return [
-        "setpriv",
-        "--reuid",
-        str(NOBODY),
-        "--regid",
-        str(NOBODY),
-        "--clear-groups",
-        "--",
-        *command,
-    ]
-
-
-# --- memory -----------------------------------------------------------------------------------
-
-
-def high_water_kib(pid: int) -> int:
-    """The most memory a process ever had resident, shared pages included."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    return int(found[1]) if found else 0
+    needs("setpriv")
+    user = ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    return ["setpriv", *user, "--", *command]

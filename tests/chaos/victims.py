@@ -22,6 +22,33 @@ from typing import Any
 ORDER_BYTES_MAX = 1 << 20
 
 
+JOIN = """
+import os, signal, sys, threading, time
+from known import KEYS, value_of
+exp = ml.init("exp", base_dir=exps, **{"redirect_console": False, "group": "g", **options})
+def call(step):
+    return {key: value_of(exp.rank, step, key) for key in KEYS}
+"""
+"""Joins the run that `exps` and `options` say."""
+
+TALLIED = (
+    JOIN
+    + """
+tally = Tally(tally_path)
+def log(step, values):
+    exp.log_metrics(values, step=step)
+    tally.accepted(step)
+def pour(pause=0.0, first=0):
+    for step in range(first, len(tally)):
+        log(step, call(step))
+        if pause:
+            time.sleep(pause)
+say([exp.rank, exp.attempt, str(exp.run_dir), os.getpid()])
+"""
+)
+"""Also keeps a tally, at `tally_path`, of the steps that it logs in turn; says who it is."""
+
+
 class Tally:
     """When each step was accepted, in a file that outlives its process.
 
@@ -39,6 +66,9 @@ class Tally:
         finally:
             os.close(file)
         self._stamps = memoryview(self._map).cast("Q")
+
+    def __len__(self) -> int:
+        return len(self._stamps)
 
     def accepted(self, step: int) -> None:
         """`log_*` of this step returned just now."""
@@ -64,6 +94,9 @@ class Victim:
         self._talk = talk.makefile("rw", encoding="utf-8")
         talk.close()
         self.code: int | None = None
+        self.rank = self.attempt = -1
+        self.run_dir = Path()
+        self.tally: Tally | None = None
 
     def tell(self, thing: object = None) -> None:
         """What the victim's `hear()` returns."""
@@ -84,6 +117,13 @@ class Victim:
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
+    def joined(self) -> Victim:
+        """Takes what a program that begins with `TALLIED` says first."""
+        self.rank, self.attempt, run_dir, pid = self.hear()
+        self.run_dir = Path(run_dir)
+        assert pid == self.pid
+        return self
+
     def wait(self, within: float = 60.0) -> int:
         """Its exit code, as `subprocess` has it."""
         if self.code is None:
@@ -102,10 +142,9 @@ class Zygote:
         self._started = 0
         self._victims: list[Victim] = []
         output = folder / "zygote.out"
-        here = Path(__file__).parent
-        path = os.pathsep.join(
-            filter(None, [str(here.parent / "python"), os.environ.get("PYTHONPATH")])
-        )
+        tests = Path(__file__).parent.parent
+        given = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join(filter(None, [str(tests / "python"), str(tests), given]))
         with output.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())],
@@ -150,6 +189,15 @@ class Zygote:
         self._victims.append(victim)
         return victim
 
+    def tallied(self, program: str, exps: Path, steps: int = 1_000_000, **args: Any) -> Victim:
+        """Starts a rank that runs a program behind `TALLIED`; `options` are those of its join."""
+        path = self.folder / f"tally-{self._started}"
+        tally = Tally(path, steps)
+        args = {"options": {}, **args, "exps": str(exps), "tally_path": str(path)}
+        victim = self.start(TALLIED + textwrap.dedent(program), **args)
+        victim.tally = tally
+        return victim
+
     def wait(self, pid: int, within: float) -> int:
         """Waits for the end of a child; `TimeoutError` when it does not come."""
         self._control.send(json.dumps({"wait": pid, "within": within}).encode())
@@ -172,11 +220,11 @@ def run_victim(order: dict[str, Any], talk: socket.socket) -> Callable[[], None]
     os.dup2(out, 1)
     os.dup2(out, 2)
     os.close(out)
-    lines = talk.makefile("rw", encoding="utf-8")
+    lines = talk.makefile("r", encoding="utf-8")
 
     def say(thing: object = None) -> None:
-        lines.write(json.dumps(thing) + "\n")
-        lines.flush()
+        # Without a buffer: a signal's handler may say something in the middle of this.
+        talk.sendall(json.dumps(thing).encode() + b"\n")
 
     def hear() -> Any:
         return json.loads(lines.readline())
