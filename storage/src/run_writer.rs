@@ -5,6 +5,7 @@
 //! Nothing is acknowledged before `sync` returned.
 
 mod append;
+mod ends;
 mod files;
 mod log;
 #[cfg(test)]
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use expman_model::meta::LastFlush;
-use expman_model::time::{now_us, parse_rfc3339, rfc3339_us};
+use expman_model::time::rfc3339_us;
 use expman_model::{EventBody, Health, RankMeta, RankState, RunMeta, RunStatus, WriterId};
 
 pub(crate) use self::append::apply_others;
@@ -26,7 +27,7 @@ use crate::layout::RunDir;
 use crate::lock::Fence;
 use crate::rows::Rows;
 use crate::sealer::Sealer;
-use crate::state::{RunState, WriterState};
+use crate::state::RunState;
 use crate::text::TextFile;
 use crate::wal::FrameEncoder;
 
@@ -224,34 +225,6 @@ impl RunWriter {
         }
     }
 
-    /// Notes that a rank is gone.
-    pub fn leave(&mut self, writer: u32, state: RankState, status: RunStatus, reason: &str) {
-        let w = &mut self.state.writers[writer as usize];
-        w.meta.state = state;
-        if w.meta.status == RunStatus::Running {
-            w.meta.status = status;
-        }
-        w.meta.left_at = Some(rfc3339_us(now_us()));
-        let (rank, incarnation, seq) = (w.id.rank, w.id.incarnation, w.applied_seq);
-        let event = match state {
-            RankState::Lost => EventBody::RankLost {
-                rank,
-                incarnation,
-                seq,
-                last_step: w.meta.last_step,
-                reason: reason.to_owned(),
-            },
-            _ => EventBody::RankLeft {
-                rank,
-                incarnation,
-                status: w.meta.status,
-                seq,
-            },
-        };
-        self.event(event);
-        self.state.dirty = true;
-    }
-
     /// Notes when a rank was last heard of.
     pub fn seen(&mut self, writer: u32, at_us: i64) {
         self.state.writers[writer as usize].meta.last_seen = Some(rfc3339_us(at_us));
@@ -286,42 +259,6 @@ impl RunWriter {
         self.state.dirty = true;
     }
 
-    /// Changes the run's status.
-    pub fn set_status(&mut self, to: RunStatus) {
-        let from = self.state.meta.status;
-        if from == to {
-            return;
-        }
-        match from.transition(to) {
-            Ok(to) => {
-                self.state.meta.status = to;
-                if to.is_finished() {
-                    let now = self.end_us.unwrap_or_else(now_us);
-                    self.state.meta.finished_at = Some(rfc3339_us(now));
-                    let start = self
-                        .state
-                        .meta
-                        .started_at
-                        .as_deref()
-                        .and_then(parse_rfc3339);
-                    #[expect(
-                        clippy::cast_precision_loss,
-                        reason = "microseconds of a run are far below 2^53"
-                    )]
-                    let secs = start.map(|start| (now - start).max(0) as f64 / 1e6);
-                    self.state.meta.duration_secs = secs;
-                } else {
-                    self.state.meta.finished_at = None;
-                    self.state.meta.duration_secs = None;
-                }
-                let message = self.state.meta.error.as_ref().map(|e| e.message.clone());
-                self.event(EventBody::Status { from, to, message });
-                self.state.dirty = true;
-            }
-            Err(e) => tracing::error!("status kept: {e}"),
-        }
-    }
-
     /// Writers that have neither left nor been given up: after a recovery, those that may come back.
     #[must_use]
     pub fn live(&self) -> Vec<LiveWriter> {
@@ -351,41 +288,10 @@ impl RunWriter {
         ranks
     }
 
-    /// When the run ended, where that is known to be another time than that of [`RunWriter::finish`].
-    pub const fn set_end(&mut self, at_us: i64) {
-        self.end_us = Some(at_us);
-    }
-
     /// Every rank that ever joined.
     #[must_use]
     pub fn ranks(&self) -> BTreeSet<u32> {
         self.state.writers.iter().map(|w| w.id.rank).collect()
-    }
-
-    /// How the run ended: the heaviest end among its ranks. For a rank speaks the incarnation that left last,
-    /// since a forked child ends before its parent; one that never said how it ended crashed.
-    #[must_use]
-    pub fn outcome(&self) -> RunStatus {
-        let mut last: BTreeMap<u32, &WriterState> = BTreeMap::new();
-        for w in &self.state.writers {
-            let known = last.entry(w.id.rank).or_insert(w);
-            // RFC 3339 in UTC sorts as text; who never left is there longest.
-            let there = |w: &WriterState| (w.meta.left_at.is_none(), w.meta.left_at.clone());
-            if there(w) >= there(known) {
-                *known = w;
-            }
-        }
-        last.into_values()
-            .map(|w| w.meta.status)
-            .map(|s| {
-                if s.is_finished() {
-                    s
-                } else {
-                    RunStatus::Crashed
-                }
-            })
-            .max_by_key(|s| s.weight())
-            .unwrap_or(RunStatus::Crashed)
     }
 
     /// Announces the number of ranks of the launch.

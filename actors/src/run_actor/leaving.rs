@@ -123,6 +123,11 @@ impl RunActorState {
             self.estranged.insert(member.index, member.process);
             None
         };
+        self.tell(Command::Seen {
+            writer: member.index,
+            at_us: member.standing.last_seen_us,
+        })
+        .await;
         self.tell(lost(member.index, reason, remains)).await;
         self.client(ClientMsg::Left {
             writer,
