@@ -67,7 +67,7 @@ async fn serve<C: Carrier>(
         read,
         write,
         peer_pid,
-        ring: _ring,
+        ring,
     } = connection;
     let mut reader = FrameReader::new(read);
     reader.allow(HELLO_BYTES_MAX);
@@ -84,6 +84,7 @@ async fn serve<C: Carrier>(
         RunMsg::Hello {
             link,
             hello,
+            ring,
             to: sender,
         },
     );
@@ -155,7 +156,8 @@ async fn read_frames(
             },
             Some(Frame::Marker(marker)) => RunMsg::Marker { link, marker },
             Some(Frame::Bye(status)) => RunMsg::Bye { link, status },
-            Some(Frame::Ping | Frame::Health(_)) => RunMsg::Heard { link },
+            Some(Frame::Ping) => RunMsg::Heard { link },
+            Some(Frame::Health(health)) => RunMsg::Health { link, health },
             Some(Frame::Flush(request)) => RunMsg::Flush { link, request },
             Some(other) => return Err(MeshError::Protocol(format!("unexpected {other:?}"))),
         };
