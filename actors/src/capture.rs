@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use expman_model::RecordBody;
-use expman_model::limits::CONSOLE_CHUNK_BYTES;
+use expman_model::limits::{CONSOLE_CHUNK_BYTES, CONSOLE_PATIENCE};
 use expman_model::record::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -56,6 +56,8 @@ struct Pump {
 struct Listener {
     ring: Arc<Ring>,
     lines: [Lines; 2],
+    /// Whether a full queue is waited for: once, and again when something has found room.
+    is_patient: bool,
 }
 
 /// One captured descriptor.
@@ -235,33 +237,45 @@ impl Listener {
         Self {
             ring,
             lines: [Lines::default(), Lines::default()],
+            is_patient: true,
         }
     }
 
     fn hear(&mut self, stream: Stream, bytes: &[u8]) {
-        let Self { ring, lines } = self;
-        lines[usize::from(stream == Stream::Err)]
-            .feed(bytes, |line, ends| record(ring, stream, line, ends));
+        let Self {
+            ring,
+            lines,
+            is_patient,
+        } = self;
+        lines[usize::from(stream == Stream::Err)].feed(bytes, |line, ends| {
+            *is_patient = record(ring, stream, line, ends, *is_patient);
+        });
     }
 
     /// Lines that never ended.
     fn end(mut self) {
-        let Self { ring, lines } = &mut self;
+        let Self {
+            ring,
+            lines,
+            is_patient,
+        } = &mut self;
         for (stream, lines) in [Stream::Out, Stream::Err].into_iter().zip(lines) {
-            lines.end(|line, ends| record(ring, stream, line, ends));
+            lines.end(|line, ends| {
+                *is_patient = record(ring, stream, line, ends, *is_patient);
+            });
         }
     }
 }
 
-fn record(ring: &Ring, stream: Stream, bytes: &[u8], ends_line: bool) {
+/// Whether there was room. The ring counts what it refuses; saying so here would only make more output.
+fn record(ring: &Ring, stream: Stream, bytes: &[u8], ends_line: bool, is_patient: bool) -> bool {
     let body = RecordBody::Console {
         stream,
         ends_line,
         bytes: bytes.to_vec(),
     };
-    if ring.push(&mut encode(&body), None).is_err() {
-        // The ring counts it as a gap; saying so here would only make more output.
-    }
+    let patience = is_patient.then_some(CONSOLE_PATIENCE);
+    ring.push_console(&mut encode(&body), patience).is_ok()
 }
 
 impl Tap {

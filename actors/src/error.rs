@@ -41,6 +41,8 @@ pub enum MeshError {
     FrameTooLarge { bytes: usize, max: usize },
     #[error("the run is closed")]
     Closed,
+    #[error("the run belongs to the process that this one was forked from")]
+    Forked,
     #[error("the flush did not get an answer within {0:?}")]
     FlushTimeout(Duration),
     #[error("{what} was not finished within {waited:?}: {left}")]

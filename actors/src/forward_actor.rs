@@ -1,22 +1,29 @@
 //! The ForwardActor: one per process and run, between the ring and the owner.
 //!
-//! Owns the outbox. Receives records from the ring, frames from the link task, flushes and the close from the face.
-//! Sends batches, markers and requests over the link; answers the face.
-//! Promises that what the ring accepted is sent in order and again until it is durable, over any number of links,
-//! and that a marker never overtakes the data in front of it.
+//! Owns the outbox and the spool. Receives records from the ring, frames from the link task, flushes and the close
+//! from the face. Sends batches, markers, requests and its health over the link; answers the face.
+//! Promises that what the ring accepted is sent in order and again until it is durable, over any number of links, that
+//! it stands in a file 50 ms after it was accepted, the owner's or the spool's, and that a marker never overtakes the
+//! data in front of it. When it ends with something undelivered, that is in the spool.
+
+mod notices;
+mod sending;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use expman_model::limits::BATCH_BYTES;
-use expman_model::{FlushReport, RunStatus, Version};
+use expman_model::limits::{BATCH_BYTES, HEALTH_EVERY, SPOOL_BYTES};
+use expman_model::{FlushReport, Health, RunStatus, Version, WriterId};
+use expman_storage::RunDir;
+use expman_storage::spool::{SPOOL_FORMAT, Spool, SpoolHeader};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use self::notices::{Notices, Source};
 use crate::capture::Capture;
 use crate::link::carrier::FrameSender;
-use crate::link::frame::{Data, FlushRequest, Frame, Marker, Welcome};
+use crate::link::frame::{Ack, FlushRequest, Frame, Hello, Marker, Welcome};
 use crate::outbox::{Outbox, OutboxStats};
 use crate::reply::{answer, cast};
 use crate::ring::Ring;
@@ -44,6 +51,10 @@ pub(crate) enum ForwardMsg {
     },
     /// The captured output in front of a barrier is in the ring.
     Captured(Version),
+    /// It is time to look at the spool.
+    SpoolDue,
+    /// It is time to say how it goes.
+    Tick,
 }
 
 /// What the face can see of the actor at any time.
@@ -55,7 +66,7 @@ pub struct ForwardStats {
     pub connected: bool,
     /// How often a link ended.
     pub reconnects: u64,
-    /// The last thing that went wrong.
+    /// What keeps records from the owner's disk now, or did last.
     pub last_error: Option<String>,
 }
 
@@ -65,9 +76,13 @@ pub(crate) struct ForwardActor;
 /// What the actor starts with.
 pub(crate) struct ForwardArgs {
     pub(crate) ring: Arc<Ring>,
-    pub(crate) outbox: Outbox,
+    /// The run, for the spool.
+    pub(crate) dir: RunDir,
+    /// Who this process is, for the spool.
+    pub(crate) hello: Hello,
     pub(crate) capture: Option<Arc<Capture>>,
     pub(crate) stats: watch::Sender<ForwardStats>,
+    pub(crate) notices: Arc<Notices>,
 }
 
 struct Asked {
@@ -79,6 +94,7 @@ struct Asked {
 /// What the actor keeps.
 pub(crate) struct ForwardState {
     args: ForwardArgs,
+    outbox: Outbox,
     link: Option<FrameSender>,
     credit: usize,
     /// Markers to send, each behind the sequence number it stands for.
@@ -89,6 +105,10 @@ pub(crate) struct ForwardState {
     closing: Option<(RunStatus, oneshot::Sender<bool>)>,
     bye_sent: bool,
     stats: ForwardStats,
+    /// What the present owner knows of this, and since when.
+    told: Option<(Health, Instant)>,
+    /// When the next [`ForwardMsg::SpoolDue`] comes, if one is on its way.
+    spool_look: Option<Instant>,
 }
 
 impl Actor for ForwardActor {
@@ -98,10 +118,12 @@ impl Actor for ForwardActor {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<ForwardMsg>,
+        myself: ActorRef<ForwardMsg>,
         args: ForwardArgs,
     ) -> Result<ForwardState, ActorProcessingErr> {
+        drop(myself.send_interval(HEALTH_EVERY, || ForwardMsg::Tick));
         Ok(ForwardState {
+            outbox: Outbox::new(Arc::clone(&args.ring)),
             args,
             link: None,
             credit: 0,
@@ -111,6 +133,8 @@ impl Actor for ForwardActor {
             closing: None,
             bye_sent: false,
             stats: ForwardStats::default(),
+            told: None,
+            spool_look: None,
         })
     }
 
@@ -121,23 +145,52 @@ impl Actor for ForwardActor {
         state: &mut ForwardState,
     ) -> Result<(), ActorProcessingErr> {
         match msg {
-            ForwardMsg::Drain => {}
+            ForwardMsg::Drain => state.outbox.fill(),
             ForwardMsg::LinkUp { welcome, to } => state.link_up(&welcome, to),
             ForwardMsg::LinkDown => state.link_down(),
             ForwardMsg::Received(frame) => state.received(&myself, frame),
             ForwardMsg::Flush { request, reply } => state.flush(request, reply),
             ForwardMsg::Close { status, reply } => state.closing = Some((status, reply)),
             ForwardMsg::Captured(version) => state.mark(version),
+            ForwardMsg::SpoolDue => state.spool_look = None,
+            ForwardMsg::Tick => {}
         }
-        state.pump();
+        state.pump(&myself);
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<ForwardMsg>,
+        state: &mut ForwardState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.end();
         Ok(())
     }
 }
 
 impl ForwardState {
     fn link_up(&mut self, welcome: &Welcome, to: FrameSender) {
-        self.args.outbox.acknowledge(welcome.durable_seq);
-        self.args.outbox.rewind();
+        self.outbox.acknowledge(Ack {
+            durable_seq: welcome.durable_seq,
+            written_seq: welcome.durable_seq,
+        });
+        self.outbox.rewind();
+        let (dir, hello) = (&self.args.dir, &self.args.hello);
+        self.outbox.set_spool(|| {
+            let header = SpoolHeader {
+                format: SPOOL_FORMAT,
+                id: WriterId {
+                    rank: welcome.rank,
+                    incarnation: hello.incarnation,
+                },
+                host: hello.host.clone(),
+                pid: hello.pid,
+                launch_key: hello.launch_key.clone(),
+            };
+            Spool::new(dir.clone(), header, SPOOL_BYTES)
+        });
+        self.told = None;
         self.credit = welcome.credit;
         self.link = Some(to);
         // The owner opens its barriers for this link again; what an earlier owner asked for is void.
@@ -155,7 +208,7 @@ impl ForwardState {
 
     fn received(&mut self, myself: &ActorRef<ForwardMsg>, frame: Frame) {
         match frame {
-            Frame::Ack(ack) => self.args.outbox.acknowledge(ack.durable_seq),
+            Frame::Ack(ack) => self.outbox.acknowledge(ack),
             Frame::Barrier(version) => self.barrier(myself, version),
             Frame::FlushDone(done) => {
                 if let Some(asked) = self.asked.remove(&done.id) {
@@ -170,14 +223,32 @@ impl ForwardState {
                 }
             }
             Frame::Farewell(sealed) => {
-                self.args.outbox.acknowledge(self.args.ring.last_seq());
+                let all = self.args.ring.last_seq();
+                self.outbox.acknowledge(Ack {
+                    durable_seq: all,
+                    written_seq: all,
+                });
+                self.outbox.tidy();
                 if let Some((_, reply)) = self.closing.take() {
                     answer(reply, sealed);
                 }
             }
             Frame::Refused(why) => {
                 tracing::error!("the run's owner refused data: {why}");
-                self.stats.last_error = Some(why);
+                self.trouble(
+                    Source::Refused,
+                    format!("the run's owner refused data: {why}"),
+                );
+            }
+            Frame::Trouble(what) if what.is_empty() => {
+                tracing::info!("the run's owner writes again");
+            }
+            Frame::Trouble(what) => {
+                tracing::warn!("the run's owner can't write: {what}");
+                self.trouble(
+                    Source::Owner,
+                    format!("the run's owner can't write: {what}"),
+                );
             }
             Frame::Ping => {}
             other => tracing::warn!("unexpected {other:?}"),
@@ -199,7 +270,7 @@ impl ForwardState {
     }
 
     fn mark(&mut self, version: Version) {
-        self.fill_outbox(true);
+        self.outbox.fill();
         self.markers.push_back(Marker {
             version,
             upto_seq: self.args.ring.last_seq(),
@@ -218,102 +289,10 @@ impl ForwardState {
         );
     }
 
-    /// Moves records from the ring to the outbox as long as there is room, or to the last one if `all`.
-    fn fill_outbox(&mut self, all: bool) {
-        while all || self.args.outbox.has_room() {
-            match self.args.ring.take(BATCH_BYTES) {
-                Some(taken) => self.args.outbox.push(taken),
-                None => return,
-            }
-        }
-    }
-
-    /// Sends what may be sent: requests at once, data within the credit, markers and the goodbye in their place.
-    fn pump(&mut self) {
-        self.fill_outbox(self.closing.is_some());
-        if let Some(link) = self.link.clone() {
-            self.send_requests(&link);
-            self.send_data(&link);
-            self.send_goodbye(&link);
-        }
-        self.stats.outbox = self.args.outbox.stats();
-        let stats = &self.stats;
-        self.args.stats.send_if_modified(|known| {
-            let changed = known != stats;
-            if changed {
-                known.clone_from(stats);
-            }
-            changed
-        });
-    }
-
-    fn send_requests(&mut self, link: &FrameSender) {
-        for (id, asked) in &self.asked {
-            if self.forwarded.contains(id) || asked.reply.is_closed() {
-                continue;
-            }
-            let waited = u64::try_from(asked.at.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let timeout_ms = asked.request.timeout_ms.saturating_sub(waited);
-            let request = FlushRequest {
-                timeout_ms,
-                ..asked.request.clone()
-            };
-            if link.control(Frame::Flush(request)).is_ok() {
-                self.forwarded.insert(*id);
-            }
-        }
-    }
-
-    fn send_data(&mut self, link: &FrameSender) {
-        while link.has_room() {
-            if self.marker_is_due() {
-                let Some(marker) = self.markers.pop_front() else {
-                    return;
-                };
-                if link.ordered(Frame::Marker(marker)).is_err() {
-                    return;
-                }
-                continue;
-            }
-            match self.args.outbox.next(self.credit) {
-                Ok(Some(ready)) => {
-                    let data = Data {
-                        first_seq: ready.first_seq,
-                        last_seq: ready.last_seq,
-                        records: ready.body,
-                    };
-                    if link.ordered(Frame::Data(data)).is_err() {
-                        // Only a link that is gone refuses after `has_room`: everything is sent again on the next.
-                        return;
-                    }
-                }
-                Ok(None) => return,
-                Err(e) => {
-                    tracing::error!("a spooled batch is lost: {e}");
-                    self.stats.last_error = Some(e.to_string());
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Whether everything in front of the next marker is on the wire; data behind it may wait.
-    fn marker_is_due(&self) -> bool {
-        let unsent = self.args.outbox.next_seq();
-        self.markers
-            .front()
-            .is_some_and(|marker| unsent.is_none_or(|seq| seq > marker.upto_seq))
-    }
-
-    fn send_goodbye(&mut self, link: &FrameSender) {
-        if let Some((status, _)) = &self.closing
-            && !self.bye_sent
-            && self.args.outbox.all_sent()
-            && self.args.ring.queued() == 0
-            && link.ordered(Frame::Bye(*status)).is_ok()
-        {
-            self.bye_sent = true;
-        }
+    /// Remembers what is wrong, and has each kind of it told once to whoever logs.
+    fn trouble(&mut self, source: Source, what: String) {
+        self.args.notices.tell(source, &what);
+        self.stats.last_error = Some(what);
     }
 }
 
@@ -321,7 +300,7 @@ impl ForwardState {
 pub(crate) async fn watch_ring(ring: Arc<Ring>, actor: ActorRef<ForwardMsg>, batch_age: Duration) {
     loop {
         ring.ready().await;
-        if ring.queued() < BATCH_BYTES {
+        if ring.waiting() < BATCH_BYTES {
             tokio::select! {
                 () = tokio::time::sleep(batch_age) => {}
                 () = ring.ready() => {}

@@ -67,11 +67,12 @@ pub(crate) async fn keep_link(
                 // From now on the process is known: it keeps its rank, whoever the owner is.
                 joiner.hello.rank = Some(welcome.rank);
                 joiner.hello.resume = true;
-                if let Some(first) = first.take() {
-                    answer(first, Ok(welcome.clone()));
-                }
+                let known = welcome.clone();
                 if actor.cast(ForwardMsg::LinkUp { welcome, to }).is_err() {
                     return;
+                }
+                if let Some(first) = first.take() {
+                    answer(first, Ok(known));
                 }
                 match read_frames(&mut reader, &actor).await {
                     Ok(End::Farewell) => return,
@@ -197,7 +198,7 @@ impl Joiner {
             )));
         }
         UnixCarrier
-            .dial(&owner.address, self.ring.descriptor())
+            .dial(&owner.address, self.ring.descriptor().ok())
             .await
     }
 

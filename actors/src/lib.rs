@@ -23,6 +23,7 @@ pub mod capture;
 mod client_actor;
 mod commit;
 pub mod error;
+mod fork;
 mod forward_actor;
 pub mod host;
 mod hub;

@@ -1,34 +1,33 @@
-//! The bounded queue between `log_*` and the ForwardActor: whole records in one ring of bytes.
+//! The bounded queue between `log_*` and the ForwardActor: whole records in one ring of bytes, in shared memory.
 //!
-//! A caller pays for one copy and never waits for the consumer, unless it asked to.
-//! What does not fit is counted and becomes a gap record as soon as there is room.
+//! A caller pays for one lock, one copy and two stores, and never waits for the consumer, unless it asked to.
+//! A record keeps its place until the owner made it durable or until it stands in the spool, so that nothing that was
+//! accepted is only in private memory. What does not fit is counted and becomes a gap record as soon as there is room.
+//! A forked child has the same memory before it: nothing here touches it from there.
 
+mod gaps;
 pub mod layout;
 pub mod leftover;
+mod memory;
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use expman_model::record::{RECORD_HEADER_BYTES, RecordHead, put_record};
+use expman_model::RecordBody;
+use expman_model::record::{RECORD_HEADER_BYTES, put_record};
 use expman_model::time::now_us;
-use expman_model::{Record, RecordBody};
 use tokio::sync::Notify;
+
+use self::gaps::Gaps;
+pub(crate) use self::gaps::gap;
+use self::memory::Memory;
+use crate::error::Result;
+use crate::fork::Birth;
 
 /// Where a record's sequence number stands in its bytes.
 const SEQ_AT: usize = 5;
-
-/// Whole records taken from the ring.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
-    /// Their bytes.
-    pub bytes: Vec<u8>,
-    /// Sequence number of the first.
-    pub first_seq: u64,
-    /// Sequence number of the last.
-    pub last_seq: u64,
-}
 
 /// Why a record was not taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +38,8 @@ pub enum Refusal {
     TooLarge,
     /// The run is closed.
     Closed,
+    /// This is a forked child of the process that joined.
+    Forked,
 }
 
 /// Counts of a ring.
@@ -46,68 +47,100 @@ pub enum Refusal {
 pub struct RingStats {
     /// Last sequence number given.
     pub last_seq: u64,
-    /// Bytes waiting.
+    /// Bytes held.
     pub queued_bytes: usize,
     /// Refused or dropped records by reason, since the start.
     pub dropped: BTreeMap<String, u64>,
+    /// Whether what it holds survives the death of the process.
+    pub is_shared: bool,
+}
+
+/// Whole records that were given a place in a batch; they stay in the ring until they are released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Sequence number of the first.
+    pub first_seq: u64,
+    /// Sequence number of the last.
+    pub last_seq: u64,
+    /// Where they start.
+    pub at: usize,
+    /// Their bytes.
+    pub len: usize,
+    /// No later than when the first was accepted, as far as is known.
+    pub since: Instant,
 }
 
 #[derive(Debug)]
 struct Inner {
-    bytes: Box<[u8]>,
     head: usize,
     len: usize,
+    /// Bytes from the head on that were cut.
+    cut: usize,
+    /// When the first record that was not cut came.
+    oldest: Option<Instant>,
     next_seq: u64,
-    /// Records lost for lack of room, not yet told: first, last, count.
-    gap: Option<(u64, u64, u64)>,
-    /// Refused values by reason, not yet told.
-    refused: BTreeMap<String, u64>,
-    dropped: BTreeMap<String, u64>,
+    gaps: Gaps,
     closed: bool,
 }
 
-/// See the module.
+/// See the module. It has one consumer, which cuts and releases.
 #[derive(Debug)]
 pub struct Ring {
+    memory: Memory,
     inner: Mutex<Inner>,
     room: Condvar,
     wake: Notify,
     /// Bytes at which the consumer is woken at once.
     urgent: usize,
-    memory: Option<OwnedFd>,
+    birth: Birth,
 }
 
 impl Ring {
     /// A ring of `capacity` bytes whose consumer is woken at once when `urgent` bytes wait.
-    #[must_use]
-    pub fn new(capacity: usize, urgent: usize) -> Self {
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn new(capacity: usize, urgent: usize) -> Result<Self> {
         let inner = Inner {
-            bytes: vec![0; capacity].into_boxed_slice(),
             head: 0,
             len: 0,
+            cut: 0,
+            oldest: None,
             next_seq: 1,
-            gap: None,
-            refused: BTreeMap::new(),
-            dropped: BTreeMap::new(),
+            gaps: Gaps::default(),
             closed: false,
         };
-        Self {
+        Ok(Self {
+            memory: Memory::new(capacity)?,
             inner: Mutex::new(inner),
             room: Condvar::new(),
             wake: Notify::new(),
             urgent,
-            memory: None,
-        }
+            birth: Birth::here(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The memory's descriptor, for the owner to read when this process is dead; none when it is private.
+    /// Nothing in a forked child: the lock may be held by a thread that is not there.
+    fn lock_here(&self) -> Option<MutexGuard<'_, Inner>> {
+        self.birth.is_here().then(|| self.lock())
+    }
+
+    /// The memory's descriptor, for the owner to read when this process is dead; or why it is private.
+    ///
+    /// # Errors
+    /// With that reason.
+    pub fn descriptor(&self) -> Result<BorrowedFd<'_>, &str> {
+        self.memory.descriptor()
+    }
+
+    /// Bytes it can hold.
     #[must_use]
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.memory.as_ref().map(AsFd::as_fd)
+    pub const fn capacity(&self) -> usize {
+        self.memory.capacity()
     }
 
     /// Numbers a record and takes it in.
@@ -118,207 +151,240 @@ impl Ring {
     /// # Errors
     /// When there is no room, or never could be.
     pub fn push(&self, record: &mut [u8], patience: Option<Duration>) -> Result<u64, Refusal> {
-        let mut inner = self.lock();
+        self.take_in(record, patience, self.capacity(), RING_FULL)
+    }
+
+    /// [`Ring::push`] for captured output, which leaves the last quarter to everything else.
+    ///
+    /// # Errors
+    /// As [`Ring::push`].
+    pub fn push_console(
+        &self,
+        record: &mut [u8],
+        patience: Option<Duration>,
+    ) -> Result<u64, Refusal> {
+        self.take_in(record, patience, self.capacity() / 4 * 3, CONSOLE_FULL)
+    }
+
+    fn take_in(
+        &self,
+        record: &mut [u8],
+        patience: Option<Duration>,
+        limit: usize,
+        reason: &'static str,
+    ) -> Result<u64, Refusal> {
+        let mut inner = self.lock_here().ok_or(Refusal::Forked)?;
         if inner.closed {
             return Err(Refusal::Closed);
         }
+        if record.len() > self.capacity() / 2 || record.len() < RECORD_HEADER_BYTES {
+            inner.gaps.refuse(TOO_LARGE, 1);
+            return Err(Refusal::TooLarge);
+        }
+        let fits = |inner: &Inner| inner.len + record.len() <= limit;
         if let Some(patience) = patience
-            && !inner.fits(record.len())
+            && !fits(&inner)
         {
             self.wake.notify_one();
             let (waited, _) = self
                 .room
-                .wait_timeout_while(inner, patience, |inner| {
-                    !inner.fits(record.len()) && !inner.closed
-                })
+                .wait_timeout_while(inner, patience, |inner| !fits(inner) && !inner.closed)
                 .unwrap_or_else(PoisonError::into_inner);
             inner = waited;
+            if inner.closed {
+                return Err(Refusal::Closed);
+            }
         }
-        inner.tell_gaps();
-        let before = inner.len;
+        let before = inner.len - inner.cut;
+        self.tell_gaps(&mut inner);
         let seq = inner.next_seq;
-        let done = inner.push(record);
-        let after = inner.len;
+        inner.next_seq += 1;
+        // Once something is missing, what follows waits until the gap is told, so that order holds.
+        if !fits(&inner) || inner.gaps.is_pending() {
+            inner.gaps.add(seq, reason);
+            self.memory.set_first_untold(inner.gaps.first());
+            self.memory.set_last_seq(seq);
+            drop(inner);
+            self.wake.notify_one();
+            return Err(Refusal::Full);
+        }
+        record[SEQ_AT..SEQ_AT + 8].copy_from_slice(&seq.to_le_bytes());
+        self.put(&mut inner, record);
+        self.memory.set_last_seq(seq);
+        let after = inner.len - inner.cut;
         drop(inner);
-        if before == 0
-            || (before < self.urgent && after >= self.urgent)
-            || done == Err(Refusal::Full)
-        {
+        if before == 0 || (before < self.urgent && after >= self.urgent) {
             self.wake.notify_one();
         }
-        done.map(|()| seq)
+        Ok(seq)
+    }
+
+    /// Writes where nothing is published, then publishes it with one store.
+    fn put(&self, inner: &mut Inner, bytes: &[u8]) {
+        let tail = (inner.head + inner.len) % self.capacity();
+        self.memory.write(tail, bytes);
+        inner.len += bytes.len();
+        self.memory.set_place(inner.head, inner.len);
+        if inner.oldest.is_none() {
+            inner.oldest = Some(Instant::now());
+        }
+    }
+
+    /// Puts what is missing into the ring as gap records, if they fit.
+    fn tell_gaps(&self, inner: &mut Inner) {
+        if inner.gaps.is_told() {
+            return;
+        }
+        let room = self.capacity() - inner.len;
+        if inner.gaps.is_pending() {
+            let (bytes, count) = inner.gaps.encode(inner.next_seq);
+            if bytes.len() > room {
+                return;
+            }
+            // All at once: whoever reads the ring finds every reason of the gap, or the gap itself.
+            self.put(inner, &bytes);
+            inner.next_seq += count;
+            self.memory.set_last_seq(inner.next_seq - 1);
+            self.memory.set_first_untold(0);
+            inner.gaps.told();
+        }
+        while let Some(bytes) = inner.gaps.encode_refused(inner.next_seq) {
+            if bytes.len() > self.capacity() - inner.len {
+                return;
+            }
+            self.put(inner, &bytes);
+            inner.next_seq += 1;
+            self.memory.set_last_seq(inner.next_seq - 1);
+            inner.gaps.told_refused();
+        }
     }
 
     /// Counts values or records that were refused before they became records.
     pub fn refuse(&self, reason: &str, count: u64) {
-        let mut inner = self.lock();
-        *inner.refused.entry(reason.to_owned()).or_default() += count;
-        *inner.dropped.entry(reason.to_owned()).or_default() += count;
+        if let Some(mut inner) = self.lock_here() {
+            inner.gaps.refuse(reason, count);
+        }
     }
 
-    /// Takes whole records of at most `max` bytes, at least one if there is any.
-    pub fn take(&self, max: usize) -> Option<Taken> {
-        let mut inner = self.lock();
-        inner.tell_gaps();
-        let taken = inner.take(max);
-        if taken.is_some() {
-            self.room.notify_all();
+    /// Gives whole records of at most `max` bytes a place in a batch, at least one if there is any.
+    pub fn cut(&self, max: usize) -> Option<Cut> {
+        let (at, waiting, since) = {
+            let mut inner = self.lock_here()?;
+            self.tell_gaps(&mut inner);
+            let at = (inner.head + inner.cut) % self.capacity();
+            let since = inner.oldest.unwrap_or_else(Instant::now);
+            (at, inner.len - inner.cut, since)
+        };
+        // What is published and not released does not change: no caller has to wait for this.
+        let mut cut = Cut {
+            first_seq: 0,
+            last_seq: 0,
+            at,
+            len: 0,
+            since,
+        };
+        let mut head = [0; SEQ_AT + 8];
+        while cut.len < waiting {
+            self.memory
+                .read((at + cut.len) % self.capacity(), &mut head);
+            let [a, b, c, d, _kind, seq @ ..] = head;
+            let bytes = 4 + u32::from_le_bytes([a, b, c, d]) as usize;
+            let bytes = bytes.clamp(RECORD_HEADER_BYTES, waiting - cut.len);
+            if cut.len > 0 && cut.len + bytes > max {
+                break;
+            }
+            cut.len += bytes;
+            cut.last_seq = u64::from_le_bytes(seq);
+            if cut.first_seq == 0 {
+                cut.first_seq = cut.last_seq;
+            }
         }
-        taken
+        if cut.len == 0 {
+            return None;
+        }
+        let mut inner = self.lock();
+        inner.cut += cut.len;
+        if inner.cut == inner.len {
+            inner.oldest = None;
+        }
+        Some(cut)
+    }
+
+    /// The bytes of records that were cut and not released.
+    #[must_use]
+    pub fn copy(&self, at: usize, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.memory.read(at, &mut bytes);
+        bytes
+    }
+
+    /// Gives up the room of the oldest `len` bytes that were cut.
+    pub fn release(&self, len: usize) {
+        let Some(mut inner) = self.lock_here() else {
+            return;
+        };
+        inner.head = (inner.head + len) % self.capacity();
+        inner.len -= len;
+        inner.cut -= len;
+        if inner.len == 0 {
+            // A queue that is empty now and then stays in its first pages.
+            inner.head = 0;
+        }
+        self.memory.set_place(inner.head, inner.len);
+        drop(inner);
+        self.room.notify_all();
     }
 
     /// Takes in nothing more.
     pub fn close(&self) {
-        self.lock().closed = true;
-        self.room.notify_all();
-        self.wake.notify_one();
+        if let Some(mut inner) = self.lock_here() {
+            inner.closed = true;
+            drop(inner);
+            self.room.notify_all();
+            self.wake.notify_one();
+        }
     }
 
     /// Last sequence number given so far.
     pub fn last_seq(&self) -> u64 {
-        self.lock().next_seq - 1
+        self.lock_here().map_or(0, |inner| inner.next_seq - 1)
     }
 
-    /// Bytes waiting.
-    pub fn queued(&self) -> usize {
-        self.lock().len
+    /// Bytes that were not cut.
+    pub fn waiting(&self) -> usize {
+        self.lock_here().map_or(0, |inner| inner.len - inner.cut)
+    }
+
+    /// Whether something is missing that no gap record tells of yet.
+    pub fn has_untold(&self) -> bool {
+        self.lock_here().is_some_and(|inner| !inner.gaps.is_told())
     }
 
     /// Counts for people.
     pub fn stats(&self) -> RingStats {
-        let inner = self.lock();
+        let Some(inner) = self.lock_here() else {
+            return RingStats::default();
+        };
         RingStats {
             last_seq: inner.next_seq - 1,
             queued_bytes: inner.len,
-            dropped: inner.dropped.clone(),
+            dropped: inner.gaps.dropped().clone(),
+            is_shared: self.descriptor().is_ok(),
         }
     }
 
-    /// Waits until there is something to take, or soon will be.
+    /// Waits until there is something to cut, or soon will be.
     pub async fn ready(&self) {
         self.wake.notified().await;
     }
 }
 
-impl Inner {
-    const fn fits(&self, n: usize) -> bool {
-        self.len + n <= self.bytes.len()
-    }
-
-    fn push(&mut self, record: &mut [u8]) -> Result<(), Refusal> {
-        if record.len() > self.bytes.len() / 2 || record.len() < RECORD_HEADER_BYTES {
-            return Err(Refusal::TooLarge);
-        }
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        if !self.fits(record.len()) || self.gap.is_some() {
-            // Once something is missing, what follows waits until the gap is told, so that order holds.
-            let (from, _, count) = self.gap.unwrap_or((seq, seq, 0));
-            self.gap = Some((from, seq, count + 1));
-            *self.dropped.entry(RING_FULL.to_owned()).or_default() += 1;
-            return Err(Refusal::Full);
-        }
-        record[SEQ_AT..SEQ_AT + 8].copy_from_slice(&seq.to_le_bytes());
-        self.put(record);
-        Ok(())
-    }
-
-    fn put(&mut self, record: &[u8]) {
-        let capacity = self.bytes.len();
-        let tail = (self.head + self.len) % capacity;
-        let first = record.len().min(capacity - tail);
-        self.bytes[tail..tail + first].copy_from_slice(&record[..first]);
-        self.bytes[..record.len() - first].copy_from_slice(&record[first..]);
-        self.len += record.len();
-    }
-
-    /// Puts what is missing into the ring as gap records, if they fit.
-    fn tell_gaps(&mut self) {
-        if let Some((from_seq, to_seq, count)) = self.gap {
-            let body = RecordBody::Gap {
-                from_seq,
-                to_seq,
-                count,
-                reason: RING_FULL.to_owned(),
-            };
-            if self.put_own(&body) {
-                self.gap = None;
-            }
-        }
-        while let Some((reason, count)) = self.refused.pop_first() {
-            let body = RecordBody::Gap {
-                from_seq: 0,
-                to_seq: 0,
-                count,
-                reason: reason.clone(),
-            };
-            if !self.put_own(&body) {
-                self.refused.insert(reason, count);
-                return;
-            }
-        }
-    }
-
-    fn put_own(&mut self, body: &RecordBody) -> bool {
-        let mut bytes = Vec::new();
-        Record {
-            seq: self.next_seq,
-            timestamp_us: now_us(),
-            body: body.clone(),
-        }
-        .encode(&mut bytes);
-        let fits = self.fits(bytes.len());
-        if fits {
-            self.next_seq += 1;
-            self.put(&bytes);
-        }
-        fits
-    }
-
-    fn copy(&self, from: usize, n: usize) -> Vec<u8> {
-        let capacity = self.bytes.len();
-        let start = (self.head + from) % capacity;
-        let first = n.min(capacity - start);
-        let mut out = Vec::with_capacity(n);
-        out.extend_from_slice(&self.bytes[start..start + first]);
-        out.extend_from_slice(&self.bytes[..n - first]);
-        out
-    }
-
-    fn take(&mut self, max: usize) -> Option<Taken> {
-        if self.len == 0 {
-            return None;
-        }
-        let mut bytes = self.copy(0, self.len.min(max.max(RECORD_HEADER_BYTES)));
-        let (mut end, mut first_seq, mut last_seq) = (0, 0, 0);
-        while let Ok((head, _)) = RecordHead::split(&bytes[end..]) {
-            end += 4 + head.length;
-            last_seq = head.seq;
-            if first_seq == 0 {
-                first_seq = head.seq;
-            }
-        }
-        if end == 0 {
-            // The first record alone is larger than `max`.
-            let head = self.copy(0, 4);
-            end = 4 + u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-            bytes = self.copy(0, end);
-            last_seq = RecordHead::split(&bytes).map_or(0, |(head, _)| head.seq);
-            first_seq = last_seq;
-        }
-        bytes.truncate(end);
-        self.head = (self.head + end) % self.bytes.len();
-        self.len -= end;
-        Some(Taken {
-            bytes,
-            first_seq,
-            last_seq,
-        })
-    }
-}
-
 /// Reason of gaps for lack of room.
 pub const RING_FULL: &str = "queue full";
+/// Reason of gaps in captured output, which is left out first.
+pub const CONSOLE_FULL: &str = "queue full: console";
+/// Reason for records that fit nowhere.
+pub const TOO_LARGE: &str = "record too large";
 
 /// Encodes a body as a record without its number, ready for [`Ring::push`].
 #[must_use]
@@ -327,12 +393,14 @@ pub fn encode(body: &RecordBody) -> Vec<u8> {
     put_record(&mut bytes, body.kind(), 0, now_us(), |out| body.encode(out));
     bytes
 }
-
 #[cfg(test)]
 mod tests {
-    use expman_model::{Point, Value};
+    use std::sync::Arc;
+
+    use expman_model::{Point, Record, Value};
     use proptest::prelude::*;
 
+    use super::leftover::Leftover;
     use super::*;
 
     fn record(n: usize) -> Vec<u8> {
@@ -342,84 +410,243 @@ mod tests {
         )))
     }
 
-    fn decode(taken: &Taken) -> Vec<Record> {
-        let mut rest = &taken.bytes[..];
+    fn decode(mut bytes: &[u8]) -> Vec<Record> {
         let mut records = Vec::new();
-        while !rest.is_empty() {
-            let (record, used) = Record::decode(rest).unwrap();
+        while !bytes.is_empty() {
+            let (record, used) = Record::decode(bytes).unwrap();
             records.push(record);
-            rest = &rest[used..];
+            bytes = &bytes[used..];
         }
         records
+    }
+
+    /// Cuts and releases at once, as the ring's consumer does over time.
+    fn take(ring: &Ring, max: usize) -> Vec<Record> {
+        let Some(cut) = ring.cut(max) else {
+            return Vec::new();
+        };
+        let records = decode(&ring.copy(cut.at, cut.len));
+        assert_eq!(records[0].seq, cut.first_seq);
+        assert_eq!(records[records.len() - 1].seq, cut.last_seq);
+        ring.release(cut.len);
+        records
+    }
+
+    fn leftover(ring: &Ring) -> Leftover {
+        Leftover::read(ring.descriptor().unwrap()).unwrap()
+    }
+
+    /// Every number up to `last_seq` once: as a record, or in the count of the gap records over its range.
+    fn balance(records: &[Record], pending: Option<(u64, u64, u64)>, last_seq: u64) -> (u64, u64) {
+        let (mut covered, mut counted, mut next) = (0, 0, 1);
+        for record in records {
+            if let RecordBody::Gap {
+                from_seq,
+                to_seq,
+                count,
+                ..
+            } = record.body
+            {
+                counted += count;
+                if from_seq == next {
+                    covered += to_seq - from_seq + 1;
+                    next = to_seq + 1;
+                }
+            }
+            assert_eq!(record.seq, next, "a number is missing or twice");
+            next += 1;
+        }
+        if let Some((first, last, count)) = pending {
+            assert_eq!((first, last - first + 1), (next, count));
+            covered += count;
+            counted += count;
+            next = last + 1;
+        }
+        assert_eq!(next, last_seq + 1);
+        (covered, counted)
     }
 
     proptest! {
         #[test]
         fn accepted_records_and_gaps_account_for_every_number(
-            ops in prop::collection::vec((any::<bool>(), 0usize..300, 1usize..2000), 1..200)
+            ops in prop::collection::vec((0u8..4, 0usize..300, 1usize..2000), 1..200)
         ) {
-            let ring = Ring::new(2048, 512);
-            let (mut accepted, mut seen, mut gaps) = (Vec::new(), Vec::new(), 0);
-            let mut refused = 0;
-            let mut collect = |taken: Option<Taken>, seen: &mut Vec<u64>| {
-                for r in taken.iter().flat_map(decode) {
-                    match r.body {
-                        RecordBody::Gap { from_seq, to_seq, count, .. } => {
-                            assert_eq!(to_seq - from_seq + 1, count);
-                            gaps += count;
-                        }
-                        _ => seen.push(r.seq),
+            let ring = Ring::new(2048, 512).unwrap();
+            let (mut accepted, mut all, mut refused) = (Vec::new(), Vec::new(), 0);
+            for (op, size, max) in ops {
+                let pushed = match op {
+                    0 | 1 => ring.push(&mut record(size), None),
+                    2 => ring.push_console(&mut record(size), None),
+                    _ => {
+                        all.extend(take(&ring, max));
+                        continue;
                     }
+                };
+                match pushed {
+                    Ok(seq) => accepted.push(seq),
+                    Err(_) => refused += 1,
                 }
-            };
-            for (push, size, max) in ops {
-                if push {
-                    match ring.push(&mut record(size), None) {
-                        Ok(seq) => accepted.push(seq),
-                        Err(_) => refused += 1,
-                    }
-                } else {
-                    collect(ring.take(max), &mut seen);
+                // A process that is killed now leaves exactly this behind.
+                let left = leftover(&ring);
+                let mut seen = all.clone();
+                seen.extend(decode(&left.records));
+                let (covered, counted) = balance(&seen, left.gap, left.last_seq);
+                prop_assert_eq!((covered, counted), (refused, refused));
+                prop_assert_eq!(left.last_seq, ring.last_seq());
+            }
+            loop {
+                let some = take(&ring, 1000);
+                if some.is_empty() {
+                    break;
                 }
+                all.extend(some);
             }
-            while let Some(taken) = ring.take(1000) {
-                collect(Some(taken), &mut seen);
-            }
+            prop_assert_eq!(balance(&all, None, ring.last_seq()), (refused, refused));
+            let seen: Vec<u64> = all
+                .iter()
+                .filter(|r| !matches!(r.body, RecordBody::Gap { .. }))
+                .map(|r| r.seq)
+                .collect();
             prop_assert_eq!(accepted, seen);
-            prop_assert_eq!(gaps, refused);
+            prop_assert_eq!(ring.stats().dropped.values().sum::<u64>(), refused);
+        }
+
+        #[test]
+        fn no_bytes_in_a_ring_make_reading_it_panic(
+            at in 0usize..960, noise in prop::collection::vec(any::<u8>(), 1..64), header: bool
+        ) {
+            let ring = Ring::new(1024, 512).unwrap();
+            for n in [10, 50, 200] {
+                ring.push(&mut record(n), None).unwrap();
+            }
+            let offset = if header { at % 256 } else { layout::HEADER_BYTES + at };
+            rustix::io::pwrite(ring.descriptor().unwrap(), &noise, offset as u64).unwrap();
+            if let Ok(left) = Leftover::read(ring.descriptor().unwrap()) {
+                decode(&left.records);
+            }
         }
     }
 
     #[test]
-    fn a_patient_caller_gets_room() {
-        let ring = std::sync::Arc::new(Ring::new(1024, 512));
-        while ring.push(&mut record(100), None).is_ok() {}
-        while ring.take(4096).is_some() {}
-        for _ in 0..6 {
-            ring.push(&mut record(100), None).unwrap();
-        }
-        let taker = std::sync::Arc::clone(&ring);
+    fn whoever_reads_the_memory_at_any_moment_sees_whole_records_only() {
+        let ring = Arc::new(Ring::new(64 << 10, 1 << 10).unwrap());
+        let fd = ring.descriptor().unwrap().try_clone_to_owned().unwrap();
+        let (done, writing) = (std::sync::atomic::AtomicBool::new(false), Arc::clone(&ring));
         std::thread::scope(|scope| {
-            scope.spawn(move || {
-                while taker.take(200).is_none() {
-                    std::thread::yield_now();
+            scope.spawn(|| {
+                for n in 0..20_000 {
+                    writing.push(&mut record(n * 7 % 400), None).unwrap();
+                    // Never released while it is read, or the reader would see what a dead process can't do any more.
+                    if n % 50 == 49 {
+                        std::thread::yield_now();
+                    }
+                    if writing.waiting() > 40 << 10 {
+                        break;
+                    }
                 }
+                done.store(true, std::sync::atomic::Ordering::Release);
             });
-            assert!(
-                ring.push(&mut record(300), Some(Duration::from_secs(10)))
-                    .is_ok()
-            );
+            let mut last = 0;
+            loop {
+                let is_over = done.load(std::sync::atomic::Ordering::Acquire);
+                let left = Leftover::read(std::os::fd::AsFd::as_fd(&fd)).unwrap();
+                assert_eq!((left.problem, left.gap), (None, None));
+                let records = decode(&left.records);
+                assert_eq!(balance(&records, None, records.len() as u64), (0, 0));
+                assert!(left.last_seq >= last && records.len() as u64 >= last);
+                last = left.last_seq;
+                if is_over {
+                    assert_eq!(last, ring.last_seq());
+                    break;
+                }
+            }
         });
     }
 
     #[test]
+    fn a_queue_that_runs_empty_stays_in_its_first_pages() {
+        let ring = Ring::new(64 << 10, 1 << 10).unwrap();
+        for _ in 0..1000 {
+            ring.push(&mut record(100), None).unwrap();
+            assert_eq!(ring.cut(1 << 10).unwrap().at, 0);
+            ring.release(ring.stats().queued_bytes);
+        }
+    }
+
+    #[test]
+    fn output_leaves_the_last_quarter_to_metrics_and_each_gap_has_its_reason() {
+        let ring = Ring::new(4096, 512).unwrap();
+        while ring.push_console(&mut record(100), None).is_ok() {}
+        assert!(ring.stats().queued_bytes <= 3072);
+        ring.push(&mut record(100), None).unwrap();
+        while ring.push(&mut record(200), None).is_ok() {}
+        assert_eq!(
+            ring.push_console(&mut record(9), None),
+            Err(Refusal::Full),
+            "once something is missing, nothing overtakes the gap"
+        );
+        let dropped = ring.stats().dropped;
+        assert_eq!(dropped[CONSOLE_FULL], 2);
+        assert_eq!(dropped[RING_FULL], 1);
+        let mut records = Vec::new();
+        for _ in 0..100 {
+            records.extend(take(&ring, 4096));
+        }
+        assert_eq!(balance(&records, None, ring.last_seq()), (3, 3));
+    }
+
+    #[test]
+    fn a_patient_caller_gets_room() {
+        let ring = Ring::new(1024, 512).unwrap();
+        for _ in 0..6 {
+            ring.push(&mut record(100), None).unwrap();
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while take(&ring, 200).is_empty() {
+                    std::thread::yield_now();
+                }
+                take(&ring, 1024);
+            });
+            let patience = Some(Duration::from_secs(10));
+            assert!(ring.push(&mut record(300), patience).is_ok());
+        });
+    }
+
+    #[test]
+    fn a_record_larger_than_half_of_the_ring_is_counted() {
+        let ring = Ring::new(1024, 512).unwrap();
+        assert_eq!(
+            ring.push(&mut record(600), Some(Duration::from_secs(10))),
+            Err(Refusal::TooLarge)
+        );
+        assert_eq!(ring.stats().dropped[TOO_LARGE], 1);
+    }
+
+    #[test]
     fn refused_values_become_one_gap_by_reason() {
-        let ring = Ring::new(4096, 512);
+        let ring = Ring::new(4096, 512).unwrap();
         ring.refuse("bad value", 3);
-        let records = decode(&ring.take(4096).unwrap());
+        let records = take(&ring, 4096);
         assert!(
             matches!(&records[0].body, RecordBody::Gap { count: 3, reason, .. } if reason == "bad value")
         );
-        assert!(ring.take(4096).is_none());
+        assert!(take(&ring, 4096).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_ring_is_refused() {
+        use std::os::fd::AsFd;
+
+        let file = tempfile::tempfile().unwrap();
+        assert!(Leftover::read(file.as_fd()).is_err());
+        let (pipe, _write) = rustix::pipe::pipe().unwrap();
+        assert!(Leftover::read(pipe.as_fd()).is_err());
+        let flags = rustix::fs::MemfdFlags::ALLOW_SEALING;
+        let empty = rustix::fs::memfd_create("x", flags).unwrap();
+        assert!(Leftover::read(empty.as_fd()).is_err());
+        let seals = rustix::fs::SealFlags::SHRINK | rustix::fs::SealFlags::GROW;
+        rustix::fs::fcntl_add_seals(&empty, seals).unwrap();
+        assert!(Leftover::read(empty.as_fd()).is_err());
     }
 }

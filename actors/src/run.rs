@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use expman_model::limits::{BATCH_BYTES, CLOSE_TIMEOUT, OUTBOX_BYTES, RING_BYTES, SPOOL_BYTES};
+use expman_model::limits::{BATCH_AGE, BATCH_BYTES, CLOSE_TIMEOUT, RING_BYTES};
 use expman_model::{Incarnation, RunId, RunMeta, RunStatus};
 use expman_storage::RunDir;
 use ractor::{Actor, ActorRef};
@@ -18,10 +18,12 @@ use tokio::sync::{oneshot, watch};
 pub use self::config::{FlushOptions, OnFull, RunConfig, RunHandle};
 use crate::capture::Capture;
 use crate::error::{MeshError, Result};
-use crate::forward_actor::{ForwardActor, ForwardArgs, ForwardMsg, ForwardStats, watch_ring};
+use crate::forward_actor::{
+    ForwardActor, ForwardArgs, ForwardMsg, ForwardStats, Notices, Source, watch_ring,
+};
 use crate::join::{Joiner, keep_link};
 use crate::link::frame::{Hello, PROTOCOL};
-use crate::outbox::Outbox;
+use crate::outbox::SPOOL_LOST;
 use crate::owner::OwnerSpec;
 use crate::ring::{Ring, RingStats};
 use crate::{host, naming, runtime};
@@ -42,6 +44,7 @@ pub struct Run {
     ring: Arc<Ring>,
     forward: ActorRef<ForwardMsg>,
     stats: watch::Receiver<ForwardStats>,
+    notices: Arc<Notices>,
     capture: Option<Arc<Capture>>,
     dir: RunDir,
     name: String,
@@ -98,7 +101,15 @@ impl Run {
 
     fn join(config: RunConfig, dir: RunDir, name: String, launch_key: String) -> Result<Self> {
         let runtime = runtime::current()?;
-        let ring = Arc::new(Ring::new(RING_BYTES, BATCH_BYTES));
+        let ring = Arc::new(Ring::new(RING_BYTES, BATCH_BYTES)?);
+        let notices = Arc::new(Notices::default());
+        if let Err(why) = ring.descriptor() {
+            tracing::warn!("the queue is in private memory: {why}");
+            notices.tell(
+                Source::Ring,
+                &format!("the queue is in private memory ({why}): what a killed process had not sent yet is lost"),
+            );
+        }
         let host = host::name();
         let mut seed = RunMeta {
             name: name.clone(),
@@ -124,12 +135,13 @@ impl Run {
             None
         };
         let (stats_tell, stats) = watch::channel(ForwardStats::default());
-        let outbox = Outbox::new(OUTBOX_BYTES, dir.hidden(), SPOOL_BYTES);
         let args = ForwardArgs {
             ring: Arc::clone(&ring),
-            outbox,
+            dir: dir.clone(),
+            hello: hello.clone(),
             capture: capture.clone(),
             stats: stats_tell,
+            notices: Arc::clone(&notices),
         };
         let joiner = Joiner {
             spec: OwnerSpec {
@@ -148,7 +160,8 @@ impl Run {
             tokio::spawn(watch_ring(
                 Arc::clone(&ring),
                 forward.clone(),
-                config.batch_age,
+                // Longer would break the promise that everything is in a file after 50 ms.
+                config.batch_age.min(BATCH_AGE),
             ));
             let (first, joined) = oneshot::channel();
             tokio::spawn(keep_link(joiner, forward.clone(), config.timeout, first));
@@ -172,6 +185,7 @@ impl Run {
             ring,
             forward,
             stats,
+            notices,
             capture,
             dir,
             name,
@@ -243,13 +257,24 @@ impl Run {
         }
     }
 
-    /// Counts of this process.
+    /// Counts of this process; none in a forked copy of it.
     #[must_use]
     pub fn stats(&self) -> RunStats {
-        RunStats {
-            ring: self.ring.stats(),
-            forward: self.stats.borrow().clone(),
+        if !self.is_mine() {
+            return RunStats::default();
         }
+        let (mut ring, forward) = (self.ring.stats(), self.stats.borrow().clone());
+        if forward.outbox.lost > 0 {
+            ring.dropped
+                .insert(SPOOL_LOST.to_owned(), forward.outbox.lost);
+        }
+        RunStats { ring, forward }
+    }
+
+    /// What went wrong on the way to the disk and was not told yet; each kind comes once.
+    #[must_use]
+    pub fn notices(&self) -> Vec<String> {
+        self.notices.take()
     }
 }
 

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use expman_actors::{FlushOptions, OnFull, OwnerMode, Refusal, Run, RunConfig, RunHandle};
+use expman_actors::{
+    FlushOptions, MeshError, OnFull, OwnerMode, Refusal, Run, RunConfig, RunHandle,
+};
 use expman_model::limits::RECORD_BYTES_MAX;
 use expman_model::{FlushScope, Level, RunMeta, RunStatus, check_key};
 use pyo3::prelude::*;
@@ -22,6 +24,8 @@ pub(crate) struct CoreRun {
     run: Arc<Run>,
     /// Called as `on_refused(name, reason)` for every value that was left out; it warns once, or raises when strict.
     on_refused: Py<PyAny>,
+    /// Called as `on_trouble(text)`, once for each kind of trouble on the way to the disk.
+    on_trouble: Py<PyAny>,
 }
 
 fn seconds(secs: f64) -> Duration {
@@ -68,7 +72,7 @@ fn config(options: &Bound<'_, PyDict>) -> PyResult<RunConfig> {
     config.launch_key = option(options, "launch_key")?;
     config.resume = option(options, "resume")?.unwrap_or(false);
     config.capture = option(options, "capture")?.unwrap_or(false);
-    config.batch_age = seconds(option::<f64>(options, "flush_interval_ms")?.unwrap_or(50.0) / 1e3);
+    config.batch_age = seconds(option::<f64>(options, "flush_interval_ms")?.unwrap_or(20.0) / 1e3);
     config.timeout = seconds(option(options, "timeout")?.unwrap_or(10.0));
     if let Some(secs) = option::<f64>(options, "block_secs")? {
         config.on_full = OnFull::Block(seconds(secs));
@@ -91,7 +95,12 @@ fn config(options: &Bound<'_, PyDict>) -> PyResult<RunConfig> {
 #[pymethods]
 impl CoreRun {
     #[new]
-    fn new(py: Python<'_>, options: &Bound<'_, PyDict>, on_refused: Py<PyAny>) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        options: &Bound<'_, PyDict>,
+        on_refused: Py<PyAny>,
+        on_trouble: Py<PyAny>,
+    ) -> PyResult<Self> {
         let handle = option::<String>(options, "handle")?;
         let config = config(options)?;
         let handle: Option<RunHandle> = match handle {
@@ -109,6 +118,7 @@ impl CoreRun {
         Ok(Self {
             run: Arc::new(run.map_err(|e| to_py(&e))?),
             on_refused,
+            on_trouble,
         })
     }
 
@@ -225,6 +235,10 @@ impl CoreRun {
             publish,
             tag,
         };
+        if !self.run.is_mine() {
+            // Its runtime has no threads here: nobody would ever answer.
+            return Err(to_py(&MeshError::Forked));
+        }
         let (tell, outcome) = watch::channel(None);
         let run = Arc::clone(&self.run);
         self.run.runtime().spawn(async move {
@@ -259,12 +273,10 @@ impl CoreRun {
         let dict = PyDict::new(py);
         dict.set_item("accepted_seq", stats.ring.last_seq)?;
         dict.set_item("durable_seq", stats.forward.outbox.durable_seq)?;
-        dict.set_item(
-            "queued_bytes",
-            stats.ring.queued_bytes + stats.forward.outbox.memory_bytes,
-        )?;
+        dict.set_item("queued_bytes", stats.ring.queued_bytes)?;
         dict.set_item("spooled_bytes", stats.forward.outbox.spooled_bytes)?;
         dict.set_item("dropped", stats.ring.dropped)?;
+        dict.set_item("shared_memory", stats.ring.is_shared)?;
         dict.set_item("connected", stats.forward.connected)?;
         dict.set_item("reconnects", stats.forward.reconnects)?;
         dict.set_item("last_error", stats.forward.last_error)?;
@@ -319,11 +331,15 @@ impl CoreRun {
     }
 
     fn accepted(&self, py: Python<'_>, name: &str, pushed: Result<u64, Refusal>) -> PyResult<()> {
+        for text in self.run.notices() {
+            self.on_trouble.call1(py, (text,))?;
+        }
         let reason = match pushed {
             Ok(_) => return Ok(()),
             Err(Refusal::Full) => "queue full",
             Err(Refusal::TooLarge) => "record too large",
             Err(Refusal::Closed) => "the run is closed",
+            Err(Refusal::Forked) => "the run belongs to the process that this one was forked from",
         };
         self.on_refused.call1(py, (name, reason)).map(drop)
     }

@@ -15,8 +15,6 @@ pub const BATCH_AGE: Duration = Duration::from_millis(20);
 /// What was accepted this long ago and is not written by the owner goes to the spool; with what a turn of the
 /// sender takes, it is there within 50 ms.
 pub const SPOOL_AFTER: Duration = Duration::from_millis(40);
-/// Bytes a sender keeps in memory for the owner's acknowledgement; what is beyond goes to the spool file.
-pub const OUTBOX_BYTES: usize = 16 << 20;
 /// Bytes of the spool files of one process and run, together …
 pub const SPOOL_BYTES: u64 = 1 << 30;
 /// … and of each.

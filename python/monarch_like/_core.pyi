@@ -35,7 +35,10 @@ class CoreFlush:
 @final
 class CoreRun:
     def __new__(
-        cls, options: dict[str, Any], on_refused: Callable[[str, str], None]
+        cls,
+        options: dict[str, Any],
+        on_refused: Callable[[str, str], None],
+        on_trouble: Callable[[str], None],
     ) -> CoreRun: ...
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None: ...
     def log_scalar(self, key: object, value: object) -> None: ...

@@ -47,7 +47,7 @@ class Experiment:
         tags: words to find the run by.
         description: a text for people.
         flush_interval_rows: kept for expman's sake; batches are cut by time and bytes.
-        flush_interval_ms: milliseconds that records are gathered before they are sent.
+        flush_interval_ms: milliseconds that records are gathered before they are sent, at most 20.
         redirect_console: capture descriptors 1 and 2 into console.log, and still write them.
         on_full: `"drop"` counts what finds the queue full; `"block"` waits for room.
         block_timeout: seconds that `"block"` waits at most for each call.
@@ -77,7 +77,7 @@ class Experiment:
         tags: Iterable[str] = (),
         description: str | None = None,
         flush_interval_rows: int = 512,
-        flush_interval_ms: float = 50.0,
+        flush_interval_ms: float = 20.0,
         redirect_console: bool = True,
         on_full: str = "drop",
         block_timeout: float = 10.0,
@@ -108,7 +108,7 @@ class Experiment:
         self._sealed = False
         self._join_error: ExpmanError | None = None
         self._options = options
-        self._use(CoreRun(options, self._refused))
+        self._use(CoreRun(options, self._refused, self._trouble))
         if params:
             self.log_params(params)
 
@@ -147,7 +147,7 @@ class Experiment:
                 if self._join_error is not None:
                     raise self._join_error
                 try:
-                    core = CoreRun(self._options, self._refused)
+                    core = CoreRun(self._options, self._refused, self._trouble)
                 except ExpmanError as error:
                     self._join_error = error
                     raise
@@ -170,15 +170,11 @@ class Experiment:
         if reason in self._warned:
             return
         self._warned.add(reason)
-        try:
-            warnings.warn(
-                f"monarch_like left out {message} (counted; not reported again)",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        except Exception:
-            # Warnings are errors here, but logging never raises into training.
-            print(f"monarch_like left out {message}", file=sys.stderr)  # noqa: T201
+        _warn(f"left out {message} (counted; not reported again)")
+
+    def _trouble(self, text: str) -> None:
+        """Something stands between what was logged and the disk; nothing is left out yet."""
+        _warn(f"has trouble: {text} (not reported again; see stats())")
 
     # --- logging -----------------------------------------------------------------------------
 
@@ -318,7 +314,8 @@ class Experiment:
 
         Raises:
             ConfigError: the status is no end.
-            FlushError: the deadline came first; the message says what was not delivered.
+            FlushError: the deadline came first; the message says what was not delivered, and
+                what `expman recover` can bring in from the spool.
         """
         if status not in _ENDS:
             raise ConfigError(f"status={status!r} is none of {', '.join(_ENDS)}")
@@ -401,8 +398,12 @@ class Experiment:
     def stats(self) -> dict[str, Any]:
         """Counts of this process.
 
-        Accepted and durable sequence numbers, queued and spooled bytes, dropped records by
-        reason, whether the owner is reached, reconnects, last error.
+        accepted_seq, durable_seq: last sequence number that was given, and that is durable.
+        queued_bytes, spooled_bytes: what waits in memory, and in the spool's files.
+        dropped: records and values that were left out, by reason.
+        shared_memory: whether what is queued survives the death of this process.
+        connected, reconnects: whether the owner is reached, and how often it was lost.
+        last_error: what keeps records from the disk now, or did last.
         """
         return self._rejoin().stats()
 
@@ -450,6 +451,14 @@ class _Unjoined:
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self._experiment._rejoin(), name)
+
+
+def _warn(message: str) -> None:
+    try:
+        warnings.warn(f"monarch_like {message}", RuntimeWarning, stacklevel=4)
+    except Exception:
+        # Warnings are errors here, but logging never raises into training.
+        print(f"monarch_like {message}", file=sys.stderr)  # noqa: T201
 
 
 def _is_own_handle() -> bool:

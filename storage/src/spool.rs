@@ -454,3 +454,187 @@ fn read_frame(file: &File, path: &Path, offset: u64) -> Result<Read> {
         records,
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn spool(dir: &RunDir, bytes_max: u64) -> Spool {
+        fs::create_dir_all(dir.hidden()).unwrap();
+        let header = SpoolHeader {
+            format: SPOOL_FORMAT,
+            id: WriterId {
+                rank: 3,
+                incarnation: Incarnation(0xabc),
+            },
+            host: "here".to_owned(),
+            pid: 12,
+            launch_key: "k".to_owned(),
+        };
+        Spool::new(dir.clone(), header, bytes_max)
+    }
+
+    fn read(path: &Path) -> Result<(Vec<SpoolFrame>, bool)> {
+        let mut reader = SpoolReader::open(path)?;
+        let mut frames = Vec::new();
+        while let Some(frame) = reader.next()? {
+            frames.push(frame);
+        }
+        assert_eq!(reader.next()?, None);
+        Ok((frames, reader.problem().is_some()))
+    }
+
+    fn frame(first_seq: u64, last_seq: u64, records: &[u8]) -> SpoolFrame {
+        SpoolFrame {
+            first_seq,
+            last_seq,
+            records: records.to_vec(),
+        }
+    }
+
+    /// A file of five frames, and what is in them.
+    fn written(dir: &RunDir) -> (PathBuf, Vec<SpoolFrame>) {
+        let mut spool = spool(dir, 1 << 20);
+        let frames: Vec<_> = (1..6u8)
+            .map(|n| frame(u64::from(n) * 10, u64::from(n) * 10 + 9, &vec![n; n.into()]))
+            .collect();
+        for f in &frames {
+            spool.append(f.first_seq, f.last_seq, &f.records).unwrap();
+        }
+        (files(dir).unwrap()[0].path.clone(), frames)
+    }
+
+    #[test]
+    fn what_was_spooled_is_read_back_by_slot_and_by_file() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = RunDir::at(tmp.path());
+        let mut spool = spool(&dir, 1 << 20);
+        assert!(
+            files(&dir).unwrap().is_empty(),
+            "nothing before the first frame"
+        );
+        let a = spool.append(1, 2, b"first").unwrap().unwrap();
+        let b = spool.append(3, 3, b"second").unwrap().unwrap();
+        assert_eq!(spool.read(a).unwrap(), b"first");
+        assert_eq!(spool.read(a.joined(b).unwrap()).unwrap(), b"firstsecond");
+        assert_eq!(b.joined(a), None);
+        let found = files(&dir).unwrap();
+        assert_eq!((found[0].id, found[0].number), (spool.header.id, 1));
+        assert_eq!(
+            SpoolReader::open(&found[0].path).unwrap().header(),
+            &spool.header
+        );
+        let expected = vec![frame(1, 2, b"first"), frame(3, 3, b"second")];
+        assert_eq!(read(&found[0].path).unwrap(), (expected, false));
+        spool.release(2);
+        assert_eq!(files(&dir).unwrap().len(), 1, "one record of it is needed");
+        spool.release(3);
+        assert!(files(&dir).unwrap().is_empty() && spool.bytes() == 0);
+        assert!(spool.read(b).is_err());
+        spool.tidy();
+        assert!(!dir.spool().exists());
+    }
+
+    #[test]
+    fn files_are_cut_at_their_size_and_together_bounded() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = RunDir::at(tmp.path());
+        let mut spool = spool(&dir, 3 * SPOOL_FILE_BYTES);
+        let records = vec![7; 6 << 20];
+        let mut seq = 0;
+        while spool.append(seq + 1, seq + 1, &records).unwrap().is_some() {
+            seq += 1;
+        }
+        let found = files(&dir).unwrap();
+        assert_eq!((seq, found.len()), (7, 4));
+        let sizes = found.iter().map(|f| fs::metadata(&f.path).unwrap().len());
+        assert!(sizes.clone().all(|n| n <= SPOOL_FILE_BYTES));
+        assert_eq!(sizes.sum::<u64>(), spool.bytes());
+        spool.release(4);
+        assert_eq!(files(&dir).unwrap().len(), 2);
+        assert!(spool.append(8, 8, &records).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_moved_folder_loses_nothing_and_a_deleted_one_does_not_come_back() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (here, there) = (tmp.path().join("here"), tmp.path().join("there"));
+        let mut spool = spool(&RunDir::at(&here), 1 << 20);
+        let slot = spool.append(1, 1, b"one").unwrap().unwrap();
+        fs::rename(&here, &there).unwrap();
+        assert_eq!(spool.read(slot).unwrap(), b"one");
+        spool.release(1);
+        assert!(spool.append(2, 2, b"two").is_err());
+        assert!(!here.exists());
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_gives_a_prefix() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (path, frames) = written(&RunDir::at(tmp.path()));
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() as u64 {
+            File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_len(length)
+                .unwrap();
+            if let Ok((read, _)) = read(&path) {
+                assert!(
+                    read.len() < frames.len() && frames.starts_with(&read),
+                    "{length}"
+                );
+            }
+            File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .write_all_at(&whole, 0)
+                .unwrap();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn changed_bytes_are_noticed_and_what_stands_in_front_of_them_is_kept(
+            at in 0.0..1.0f64, noise in 1u8..
+        ) {
+            let tmp = tempfile::tempdir().unwrap();
+            let (path, frames) = written(&RunDir::at(tmp.path()));
+            let mut bytes = fs::read(&path).unwrap();
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a place in a small file")]
+            let at = (at * bytes.len() as f64) as usize;
+            bytes[at] ^= noise;
+            File::options().write(true).open(&path).unwrap().write_all_at(&bytes, 0).unwrap();
+            if let Ok((read, has_problem)) = read(&path) {
+                prop_assert!(has_problem && read.len() < frames.len() && frames.starts_with(&read));
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_reading_panic(bytes: Vec<u8>, with_magic: bool) {
+            let tmp = tempfile::tempdir().unwrap();
+            let path = tmp.path().join("x");
+            let mut all = if with_magic { MAGIC.to_vec() } else { Vec::new() };
+            all.extend(bytes);
+            File::create(&path).unwrap().write_all_at(&all, 0).unwrap();
+            let _ignored = read(&path).is_ok();
+        }
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_waited_for() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (path, _) = written(&RunDir::at(tmp.path()));
+        let link = tmp.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(SpoolReader::open(&link).is_err());
+        let pipe = tmp.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert!(SpoolReader::open(&pipe).is_err());
+    }
+}

@@ -2,22 +2,28 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use expman_model::{FlushReport, RankOutcome, RankOutcomeState, RunStatus, Version};
 use tokio::sync::oneshot;
 
-use super::{FlushOptions, Run};
+use super::{FlushOptions, Run, RunStats};
 use crate::error::{MeshError, Result};
 use crate::forward_actor::ForwardMsg;
 use crate::link::frame::FlushRequest;
+
+/// How long a close that was not answered waits until everything is in the spool instead; most is there already.
+const SPOOL_WITHIN: Duration = Duration::from_millis(200);
 
 impl Run {
     /// Flushes: the answer comes when every live rank's records are durable, or says which are not.
     ///
     /// # Errors
-    /// When the run is closed.
+    /// When the run is closed, or this is a forked copy of its process.
     pub async fn flush(&self, options: FlushOptions) -> Result<FlushReport> {
+        if !self.is_mine() {
+            return Err(MeshError::Forked);
+        }
         let (reply, answer) = oneshot::channel();
         let timeout_ms = u64::try_from(options.timeout.as_millis()).unwrap_or(u64::MAX);
         let id = self.next_flush.fetch_add(1, Ordering::Relaxed);
@@ -28,7 +34,7 @@ impl Run {
             tag: options.tag,
             timeout_ms,
         };
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         self.forward
             .cast(ForwardMsg::Flush { request, reply })
             .map_err(|_gone| MeshError::Closed)?;
@@ -67,6 +73,9 @@ impl Run {
     /// # Errors
     /// As [`Run::flush`].
     pub fn flush_blocking(&self, options: FlushOptions) -> Result<FlushReport> {
+        if !self.is_mine() {
+            return Err(MeshError::Forked);
+        }
         self.runtime.block_on(self.flush(options))
     }
 
@@ -77,6 +86,9 @@ impl Run {
     /// # Errors
     /// When the deadline came first; says what is not delivered.
     pub async fn close(&self, status: RunStatus, timeout: Duration) -> Result<bool> {
+        if !self.is_mine() {
+            return Err(MeshError::Forked);
+        }
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(self
                 .close_result
@@ -84,6 +96,7 @@ impl Run {
                 .unwrap_or_else(PoisonError::into_inner)
                 .unwrap_or(false));
         }
+        let start = Instant::now();
         if let Some(capture) = &self.capture {
             capture.stop();
         }
@@ -92,8 +105,8 @@ impl Run {
         self.forward
             .cast(ForwardMsg::Close { status, reply })
             .map_err(|_gone| MeshError::Closed)?;
-        let answered = tokio::time::timeout(timeout, answer).await;
-        let stats = self.stats();
+        let patience = timeout.saturating_sub(start.elapsed());
+        let answered = tokio::time::timeout(patience, answer).await;
         if let Err(e) = self.forward.drain() {
             tracing::debug!("the forward actor is gone: {e}");
         }
@@ -104,27 +117,51 @@ impl Run {
                 .unwrap_or_else(PoisonError::into_inner) = Some(sealed);
             return Ok(sealed);
         }
+        if self.forward.wait(Some(SPOOL_WITHIN)).await.is_err() {
+            tracing::warn!("the spool is slow");
+        }
+        let stats = self.stats();
         if stats.forward.outbox.durable_seq >= stats.ring.last_seq {
             return Ok(false);
         }
-        let left = format!(
-            "records {} to {} of rank {} are not known to be durable ({} bytes in memory, {} in the spool; owner {})",
-            stats.forward.outbox.durable_seq + 1,
-            stats.ring.last_seq,
-            self.rank,
-            stats.forward.outbox.memory_bytes + stats.ring.queued_bytes,
-            stats.forward.outbox.spooled_bytes,
-            if stats.forward.connected {
-                "connected"
-            } else {
-                "not connected"
-            },
-        );
         Err(MeshError::CloseTimeout {
             what: "closing the run",
             waited: timeout,
-            left,
+            left: self.left(&stats),
         })
+    }
+
+    /// What is not delivered, where it is, and what brings it in.
+    fn left(&self, stats: &RunStats) -> String {
+        let (last_seq, forward) = (stats.ring.last_seq, &stats.forward);
+        let outbox = &forward.outbox;
+        let owner = if forward.connected {
+            "connected"
+        } else {
+            "not connected"
+        };
+        let error = match &forward.last_error {
+            Some(error) => format!("; last error: {error}"),
+            None => String::new(),
+        };
+        let spooled = match outbox.spooled_bytes {
+            0 => String::new(),
+            bytes => format!(
+                "; {bytes} bytes are in the spool: `expman recover {}` brings them in",
+                self.dir.root().display()
+            ),
+        };
+        let safe_seq = outbox.safe_seq.max(outbox.durable_seq);
+        let unsafe_ones = if safe_seq < last_seq {
+            format!("; those behind {safe_seq} are in the queue of this process only")
+        } else {
+            String::new()
+        };
+        format!(
+            "records {} to {last_seq} of rank {} are not known to be durable (owner {owner}{error}){spooled}{unsafe_ones}",
+            outbox.durable_seq + 1,
+            self.rank,
+        )
     }
 
     /// [`Run::close`] for callers without a runtime.
@@ -132,6 +169,9 @@ impl Run {
     /// # Errors
     /// As [`Run::close`].
     pub fn close_blocking(&self, status: RunStatus, timeout: Duration) -> Result<bool> {
+        if !self.is_mine() {
+            return Err(MeshError::Forked);
+        }
         self.runtime.block_on(self.close(status, timeout))
     }
 }
