@@ -20,7 +20,7 @@ use crate::follow::{Follower, LogNews, News};
 use crate::index::Index;
 use crate::ring::{LineRing, OutOfReach, Piece, RowRing};
 use crate::stamps::Stamps;
-use crate::wire::{self, Line};
+use crate::wire::Line;
 
 /// Runs followed at once.
 const RUNS_MAX: usize = 64;
@@ -272,7 +272,7 @@ impl Watched {
     }
 
     fn is_live(&self) -> bool {
-        wire::is_live(&self.lock().run)
+        self.lock().run.is_live()
     }
 
     /// Wakes when there is something new; the value counts.

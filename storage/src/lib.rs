@@ -4,6 +4,7 @@
 
 pub mod artifact;
 pub mod catalog;
+pub mod doctor;
 pub mod durable;
 pub mod error;
 pub mod events;

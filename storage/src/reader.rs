@@ -214,7 +214,12 @@ fn may_hold(group: &parquet::file::metadata::RowGroupMetaData, filter: &Filter) 
     clippy::cast_sign_loss,
     reason = "ranks, attempts and seqs were written from unsigned numbers"
 )]
-fn add_batch(path: &Path, batch: &RecordBatch, filter: &Filter, rows: &mut Rows) -> Result<()> {
+pub(crate) fn add_batch(
+    path: &Path,
+    batch: &RecordBatch,
+    filter: &Filter,
+    rows: &mut Rows,
+) -> Result<()> {
     let column = |name: &str| {
         batch
             .column_by_name(name)

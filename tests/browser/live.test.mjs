@@ -83,6 +83,30 @@ test("the list of runs follows what happens to them", { timeout: TIMEOUT_MS }, a
   assert.deepEqual(await complaints(), []);
 });
 
+test("how a run ended is told as it was", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const [failed, interrupted, preempted, live] = await Promise.all(
+    ["failed", "interrupted", "preempted", "live"].map((name) => logger(t, base, name)),
+  );
+  await failed.tell({ metrics: { loss: 1 }, step: 0 });
+  await failed.raise("<b>no such file</b>");
+  await interrupted.end("SIGINT");
+  await preempted.end("SIGTERM");
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  for (const [name, told] of [["failed", "failed"], ["interrupted", "interrupted"], ["preempted", "preempted"], ["live", "running"]]) {
+    const status = () => page.locator(`tr[data-run="${name}"] [data-kind]`).textContent();
+    await until(`${name} is ${told}`, 20_000, async () => (await status()).trim() === told);
+  }
+  await openRun(page, "failed");
+  const failure = page.locator("details.problem");
+  await failure.locator("summary", { hasText: "rank 0: ValueError: <b>no such file</b>" }).click();
+  await failure.locator("pre", { hasText: "Traceback (most recent call last)" }).waitFor();
+  assert.equal(await page.locator("h1 [data-kind]").textContent().then((s) => s.trim()), "failed");
+  await live.tell({ close: true });
+  assert.deepEqual(await complaints(), []);
+});
+
 test("whatever a name or a line says is shown as text", { timeout: TIMEOUT_MS }, async (t) => {
   const base = await folder(t);
   const evil = "<img src=x onerror=\"alert('metric')\">";

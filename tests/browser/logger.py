@@ -3,7 +3,7 @@
 Usage: logger.py BASE_DIR RUN_NAME PARAMS
 PARAMS is the JSON of what is known from the start.
 Commands: {"metrics": {...}, "step": 1} | {"info": "text"} | {"print": "text"} | {"params": {...}}
-| {"artifact": "path"} | {"fail": "why"} | {"close": true}
+| {"artifact": "path"} | {"raise": "why"} | {"close": true}
 """
 
 import json
@@ -32,8 +32,8 @@ def main(base_dir: str, run_name: str, params: str, answers: TextIO) -> None:
             exp.log_params(command["params"])
         if "artifact" in command:
             exp.save_artifact(command["artifact"]).result()
-        if "fail" in command:
-            exp.fail(command["fail"])
+        if "raise" in command:
+            raise ValueError(command["raise"])
         if command.get("close"):
             exp.close()
         print(json.dumps({"at": at}), file=answers)

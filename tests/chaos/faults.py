@@ -69,7 +69,11 @@ def traced(pid: int, *inject: str, threads: bool = True) -> Iterator[subprocess.
         yield tracer
     finally:
         tracer.terminate()
-        tracer.wait(20)
+        try:
+            tracer.wait(5)
+        except subprocess.TimeoutExpired:
+            tracer.kill()  # it waits for a thread that is gone; the kernel lets go of the others
+            tracer.wait(20)
         assert tracer.stderr is not None
         tracer.stderr.close()
 

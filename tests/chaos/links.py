@@ -25,9 +25,9 @@ from checksum import crc32c
 
 # Kinds of frames, as in actors/src/link/frame.rs.
 HELLO, WELCOME, REFUSED, DATA, ACK, BARRIER = 1, 2, 3, 4, 5, 6
-MARKER, FLUSH, FLUSH_DONE, BYE, FAREWELL, PING = 7, 8, 9, 10, 11, 12
+MARKER, FLUSH, FLUSH_DONE, BYE, FAREWELL, PING, HEALTH, TROUBLE = 7, 8, 9, 10, 11, 12, 13, 14
 
-PREAMBLE = b"\x01"
+PREAMBLE = b"\x9d"
 """The byte that carries the ring's descriptor, from protocol 2 on."""
 
 

@@ -289,7 +289,8 @@ def _allowed(
     """Whether this incarnation may miss what it misses."""
     n = book.logged
     life = history.lives.get(book.name)
-    end_ns = book.ended_ns or (life.end_ns if life and life.how else 0)
+    end_ns = book.ended_ns or (book.closed["end"] if book.closed else 0)
+    end_ns = end_ns or (life.end_ns if life and life.how else 0)
     end_ns = end_ns or (book.accepted[-1] if n else 0)
     first_ns = book.accepted[0] if n else 0
     full = history.full_near(first_ns, end_ns)

@@ -332,6 +332,10 @@ class Event:
     data: Any
 
 
+OPEN: list[StreamReader] = []
+"""All readers that were connected in this test, to be closed behind it."""
+
+
 @dataclass
 class StreamReader:
     """A client of the server's stream: reads bytes of HTTP by itself, keeps what it saw.
@@ -350,10 +354,13 @@ class StreamReader:
     ended: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
     _socket: socket.socket | None = None
+    _thread: threading.Thread | None = None
 
     def open(self, last_event_id: str | None = None) -> StreamReader:
         """Connects and asks; returns when the head of the answer is there."""
+        self.close()
         self.ended.clear()
+        OPEN.append(self)
         query = f"topics={self.topics}" + (f"&cursor={self.cursor}" if self.cursor else "")
         more = f"Last-Event-ID: {last_event_id}\r\n" if last_event_id is not None else ""
         self._socket = socket.create_connection(("127.0.0.1", self.port), timeout=60)
@@ -370,7 +377,8 @@ class StreamReader:
 
     def read(self) -> StreamReader:
         """Follows in the background."""
-        threading.Thread(target=self._follow, daemon=True).start()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
         return self
 
     def resume(self) -> StreamReader:
@@ -382,7 +390,11 @@ class StreamReader:
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
+            if self._thread is not None:
+                self._thread.join(10)
+            self._file.close()
             self._socket.close()
+            self._socket = self._thread = None
 
     def _follow(self) -> None:
         try:

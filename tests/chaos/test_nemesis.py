@@ -18,7 +18,7 @@ SECONDS = 6
 @pytest.mark.slice
 @pytest.mark.row(1, 3, 7, 10, 11, 16, 17, 24)
 @pytest.mark.timeout(180)
-def test_the_books_balance_after_a_short_nemesis(expman: list[str]) -> None:
+def test_the_books_balance_after_a_short_nemesis() -> None:
     path = os.pathsep.join(filter(None, [str(ROOT / "tests/python"), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [
@@ -26,11 +26,7 @@ def test_the_books_balance_after_a_short_nemesis(expman: list[str]) -> None:
             *("--seed", str(SEED), "--seconds", str(SECONDS), "--ranks", "3"),
         ],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": path,
-            "PATH": f"{Path(expman[0]).parent}{os.pathsep}{os.environ['PATH']}",
-        },
+        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=170,

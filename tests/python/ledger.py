@@ -67,29 +67,31 @@ class MissingRowsError(Exception):
 
 def _read_rows(run_dir: Path) -> list[Row]:
     hidden = run_dir / ".expman"
-    rows, end = _read_parquet(run_dir / "metrics.parquet")
-    segments: dict[int, tuple[int, Path]] = {}
+    # The bytes of all files first, as fast as can be: files move under a run that grows.
+    published = (run_dir / "metrics.parquet").read_bytes()
+    segments: dict[int, tuple[int, bytes]] = {}
     for path in hidden.glob("seg-*.parquet"):
         lo, hi = (int(part, 16) for part in path.stem.split("-")[1:])
-        segments[lo] = max(segments.get(lo, (0, path)), (hi, path))
+        segments[lo] = max(segments.get(lo, (0, b"")), (hi, path.read_bytes()))
+    logs = [(path, path.read_bytes()) for path in sorted(hidden.glob("wal-*.wal"))]
+    rows, end = _read_parquet(published)
     while end in segments:
-        _, path = segments[end]
-        more, end = _read_parquet(path)
+        more, end = _read_parquet(segments[end][1])
         rows += more
-    for path in sorted(hidden.glob("wal-*.wal")):
+    for path, log in logs:
         lo = int(path.stem.split("-")[1], 16)
         if lo < end:
             continue  # its rows are sealed already
         if lo > end:
             raise MissingRowsError(f"{path} begins at row {lo}, the files before it end at {end}")
-        more = list(_read_log(path.read_bytes()))
+        more = list(_read_log(log))
         rows += more
         end += len(more)
     return rows
 
 
-def _read_parquet(path: Path) -> tuple[list[Row], int]:
-    table = pq.read_table(path)
+def _read_parquet(file: bytes) -> tuple[list[Row], int]:
+    table = pq.read_table(pa.BufferReader(file))
     hi = int(table.schema.metadata[b"expman.hi"])
     return [to_row(r) for r in table.to_pylist()], hi
 
