@@ -164,8 +164,8 @@ mod tests {
     #[test]
     fn a_text_that_would_cost_more_than_its_length_is_refused_at_once() {
         let scalar = format!("- &a {}\n{}", "x".repeat(1 << 16), "- *a\n".repeat(1 << 10));
-        let names: String = (0..20_000).map(|i| format!("%TAG !a{i}! x\n")).collect();
-        let laughs: String = (1..40)
+        let names: Vec<String> = (0..20_000).map(|i| format!("%TAG !a{i}! x\n")).collect();
+        let laughs: Vec<String> = (1..40)
             .map(|i| format!("a{i}: &a{i} [*a{0}, *a{0}]\n", i - 1))
             .collect();
         for text in [
@@ -173,8 +173,8 @@ mod tests {
             "{a: ".repeat(1 << 18),
             "{\"}\": ".repeat(1 << 18),
             "- ".repeat(1 << 18),
-            format!("{names}--- a\n"),
-            format!("a0: &a0 x\n{laughs}"),
+            names.concat() + "--- a\n",
+            "a0: &a0 x\n".to_owned() + &laughs.concat(),
             "- &a [x]\n- [*a,*a]\n".to_owned(),
             scalar,
         ] {

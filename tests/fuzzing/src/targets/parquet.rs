@@ -60,6 +60,7 @@ fn foreign(dir: &RunDir, name: &str, bytes: &[u8]) {
         run: "r".to_owned(),
         dir: dir.clone(),
         kind: RunKind::ExpmanRs,
+        owned: false,
         meta: RunMeta::default(),
         problem: None,
     };
