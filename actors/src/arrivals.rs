@@ -47,19 +47,19 @@ impl Arrivals {
         }
     }
 
-    /// Counts a connection among the silent until its task ends or `introduced` is told.
-    pub(crate) fn admit(&mut self, introduced: Introduced, task: AbortHandle) {
+    /// Counts a connection among the silent until its task ends or `introduced` is told; true when others had to go.
+    pub(crate) fn admit(&mut self, introduced: Introduced, task: AbortHandle) -> bool {
         self.silent.push_back((introduced, task));
         if self.silent.len() <= self.max {
-            return;
+            return false;
         }
         self.silent
             .retain(|(introduced, task)| !introduced.is_told() && !task.is_finished());
-        while self.silent.len() > self.max
-            && let Some((_, oldest)) = self.silent.pop_front()
-        {
+        let too_many = self.silent.len().saturating_sub(self.max);
+        for (_, oldest) in self.silent.drain(..too_many) {
             oldest.abort();
         }
+        too_many > 0
     }
 }
 

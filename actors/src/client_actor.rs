@@ -236,13 +236,10 @@ impl ClientState {
     /// One request too many is answered at once: nothing was done for it.
     fn turn_away(&mut self, writer: WriterId, waiter: Waiter<Pending>) {
         tracing::warn!("{writer} asks for a flush, and {REQUESTS_MAX} requests wait already");
-        let (now, caller) = (self.now_us(), waiter.to.caller);
+        let caller = waiter.to.caller;
         let (version, _) = self.book.open(FlushScope::Rank, writer, vec![waiter]);
-        let expired = self
-            .book
-            .expire(version, |p| p.caller == caller, self.rows, now);
-        if let Some((waiter, report)) = expired {
-            reply(&waiter, report, now);
+        if let Some((waiter, report)) = self.owed(version, caller) {
+            reply(&waiter, report, self.now_us());
         }
     }
 
@@ -287,16 +284,19 @@ impl ClientState {
     }
 
     async fn expire(&mut self, version: Version, caller: Caller) {
-        let now = self.now_us();
-        let expired = self
-            .book
-            .expire(version, |p| p.caller == caller, self.rows, now)
-            .or_else(|| self.unpublished(version, caller));
-        if let Some((waiter, report)) = expired {
+        let expired = self.owed(version, caller);
+        if let Some((waiter, report)) = expired.or_else(|| self.unpublished(version, caller)) {
             self.waiting = self.waiting.saturating_sub(1);
             self.closed(&report, waiter.to.request.tag.clone()).await;
-            reply(&waiter, report, now);
+            reply(&waiter, report, self.now_us());
         }
+    }
+
+    /// A caller whose version is still owed by somebody.
+    fn owed(&mut self, version: Version, caller: Caller) -> Option<(Waiter<Pending>, FlushReport)> {
+        let now = self.now_us();
+        self.book
+            .expire(version, |p| p.caller == caller, self.rows, now)
     }
 
     /// A caller whose rows are durable and not published at its deadline: not all that it asked for was done.

@@ -44,7 +44,10 @@ pub(crate) async fn accept<C: Carrier>(
                 let task = tokio::spawn(async move {
                     serve::<C>(link, connection, &told, &run).await;
                 });
-                arrivals.admit(introduced, task.abort_handle());
+                if arrivals.admit(introduced, task.abort_handle()) {
+                    // Who was closed gives its descriptor back before the next one takes another.
+                    tokio::task::yield_now().await;
+                }
             }
             Err(e) => {
                 tracing::warn!("connection refused: {e}");

@@ -169,16 +169,17 @@ mod tests {
     #[test]
     fn a_text_that_would_cost_more_than_its_length_is_refused_at_once() {
         let scalar = format!("- &a {}\n{}", "x".repeat(1 << 16), "- *a\n".repeat(1 << 10));
-        let many = |n: u32, line: &dyn Fn(u32) -> String| (1..n).map(line).collect::<String>();
-        let names = many(20_000, &|i| format!("%TAG !a{i}! x\n"));
-        let laughs = many(40, &|i| format!("a{i}: &a{i} [*a{0}, *a{0}]\n", i - 1));
+        let names: Vec<String> = (0..20_000).map(|i| format!("%TAG !a{i}! x\n")).collect();
+        let laughs: Vec<String> = (1..40)
+            .map(|i| format!("a{i}: &a{i} [*a{0}, *a{0}]\n", i - 1))
+            .collect();
         for text in [
             "[".repeat(1 << 20),
             "{a: ".repeat(1 << 18),
             "{\"}\": ".repeat(1 << 18),
             "- ".repeat(1 << 18),
-            format!("{names}--- a\n"),
-            format!("a0: &a0 x\n{laughs}"),
+            names.concat() + "--- a\n",
+            "a0: &a0 x\n".to_owned() + &laughs.concat(),
             "- &a [x]\n- [*a,*a]\n".to_owned(),
             scalar,
         ] {
