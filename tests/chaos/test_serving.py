@@ -54,7 +54,7 @@ def trained(victim: Victim) -> int:
 
 
 @pytest.mark.row(10)
-@pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.slice), 25])
+@pytest.mark.parametrize("kills", [pytest.param(2, marks=pytest.mark.slice), 25])
 def test_a_server_killed_and_restarted_disturbs_no_training_and_its_streams_resume(
     zygote: Zygote, exps: Path, expman: list[str], rng: random.Random, kills: int
 ) -> None:
@@ -102,21 +102,23 @@ def test_a_bogus_last_event_id_is_answered_by_a_reset_and_the_next_one_goes_on(
     ]
     with Server(expman, exps) as server:
         key = server.key(victim.run_dir)
-        for last in bogus:
-            reader = StreamReader(server.port, key, topics="metrics,logs,state").open(last)
-            assert reader.status in (200, 400), last
-            if reader.status == 400:
-                reader.close()
-                continue
+        readers = [
+            StreamReader(server.port, key, topics="metrics,logs,state").open(last) for last in bogus
+        ]
+        refused = [reader for reader in readers if reader.status == 400]
+        answered = [reader for reader in readers if reader.status == 200]
+        assert len(refused) + len(answered) == len(bogus), [reader.status for reader in readers]
+        assert len(answered) >= len(bogus) - 1, "only what is no header at all may be refused"
+        for reader in answered:
             reader.read()
-            assert reader.ended.wait(10), f"{last!r}: who must fetch anew is not kept"
-            assert reader.seen, last
-            assert reader.seen[-1].kind == "reset", last
-            again = reader.resume()
-            until(lambda r=again: any(e.kind == "metrics" for e in r.seen), 10)
-            points = again.points("x")[0]
+        for reader in answered:
+            assert reader.ended.wait(10), "who must fetch anew is not kept"
+            assert reader.seen[-1].kind == "reset"
+            reader.resume()
+        for reader in answered:
+            until(lambda r=reader: any(e.kind == "metrics" for e in r.seen), 10)
+            points = reader.points("x")[0]
             gap_free(points, first=points[0][0] or 0)
-            reader.close()
         assert server.get("health")["status"] == "ok"
     trained(victim)
 
