@@ -12,6 +12,7 @@ pub mod export;
 pub mod layout;
 pub mod legacy;
 pub mod lock;
+pub mod plain;
 pub mod reader;
 pub mod recovery;
 pub mod rows;
