@@ -54,6 +54,7 @@ def trained(victim: Victim) -> int:
 
 
 @pytest.mark.row(10)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("kills", [pytest.param(2, marks=pytest.mark.slice), 25])
 def test_a_server_killed_and_restarted_disturbs_no_training_and_its_streams_resume(
     zygote: Zygote, exps: Path, expman: list[str], rng: random.Random, kills: int
@@ -124,6 +125,7 @@ def test_a_bogus_last_event_id_is_answered_by_a_reset_and_the_next_one_goes_on(
 
 
 @pytest.mark.row(38)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("clients", [pytest.param(300, marks=pytest.mark.slice), 1000])
 def test_more_stream_clients_than_a_server_takes_are_refused_and_the_others_served(
     zygote: Zygote, exps: Path, expman: list[str], clients: int
