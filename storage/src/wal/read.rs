@@ -12,7 +12,7 @@ use super::{
     PAYLOAD_BYTES_MAX, WalHeader, WalWriter,
 };
 use crate::durable;
-use crate::error::{At, Result, StorageError};
+use crate::error::{Result, StorageError};
 use crate::rows::{Row, Rows};
 
 /// Turns payloads back into frames; remembers the names that the log told.
@@ -152,7 +152,7 @@ impl WalReader {
     /// # Errors
     /// When it can't be opened.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).at("open", path)?;
+        let file = durable::open_read(path)?;
         Ok(Self {
             path: path.to_owned(),
             file,
