@@ -33,6 +33,11 @@ test-rust:
 test-python *args: (setup "demo,test")
     @scripts/test-python.sh {{ args }}
 
+# Every fault of the matrix, whole, then the nemesis: --seed, --seconds, --ranks; or pytest's -k
+[group('check')]
+chaos *args: (setup "demo,test")
+    @scripts/test-chaos.sh {{ args }}
+
 [group('check')]
 test-dashboard: (setup "demo,test")
     @scripts/test-dashboard.sh

@@ -11,6 +11,9 @@ step "python: tests"
 "$python" -m pytest "$@"
 
 if [[ $# == 0 ]]; then
+    step "chaos: a short case of each fault"
+    "$python" -m pytest tests/chaos -m slice
+
     step "python: documentation examples"
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT

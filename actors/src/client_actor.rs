@@ -277,13 +277,21 @@ impl ClientState {
         }
     }
 
-    async fn publish(&self, myself: &ActorRef<ClientMsg>, closed: Closed<Pending>) {
+    /// Answers when it is published, or at the first caller's deadline: then the report is not complete.
+    async fn publish(&self, myself: &ActorRef<ClientMsg>, mut closed: Closed<Pending>) {
         let (done, published) = oneshot::channel();
         self.tell(Command::Publish(done)).await;
         let myself = myself.clone();
+        let now = self.now_us();
+        let left = |w: &Waiter<Pending>| {
+            let waited = Duration::from_micros(now.saturating_sub(w.asked_us));
+            Duration::from_millis(w.to.request.timeout_ms).saturating_sub(waited)
+        };
+        let within = closed.waiters.iter().map(left).min().unwrap_or_default();
         tokio::spawn(async move {
-            if published.await.is_err() {
-                tracing::warn!("the run ended before it was published");
+            if !matches!(tokio::time::timeout(within, published).await, Ok(Ok(()))) {
+                tracing::warn!("{} was not published in time", closed.report.version);
+                closed.report.complete = false;
             }
             cast(
                 &myself,

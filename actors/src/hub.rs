@@ -54,7 +54,7 @@ async fn serve<C: Carrier>(link: LinkId, arrival: C::Arrival, run: &ActorRef<Run
         read,
         write,
         peer_pid,
-        ring: _ring,
+        ring,
     } = connection;
     let mut reader = FrameReader::new(read);
     let sender = FrameSender::start(write);
@@ -68,6 +68,7 @@ async fn serve<C: Carrier>(link: LinkId, arrival: C::Arrival, run: &ActorRef<Run
         RunMsg::Hello {
             link,
             hello,
+            ring,
             to: sender,
         },
     );
@@ -139,7 +140,8 @@ async fn read_frames(
             },
             Some(Frame::Marker(marker)) => RunMsg::Marker { link, marker },
             Some(Frame::Bye(status)) => RunMsg::Bye { link, status },
-            Some(Frame::Ping | Frame::Health(_)) => RunMsg::Heard { link },
+            Some(Frame::Ping) => RunMsg::Heard { link },
+            Some(Frame::Health(health)) => RunMsg::Health { link, health },
             Some(Frame::Flush(request)) => RunMsg::Flush { link, request },
             Some(other) => return Err(MeshError::Protocol(format!("unexpected {other:?}"))),
         };

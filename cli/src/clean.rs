@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use crate::console::Console;
 use crate::exit::{Exit, Refusal, whole_message};
 use crate::json as exact;
-use crate::locate::{BaseDir, display_name, is_live};
+use crate::locate::{BaseDir, display_name};
 use crate::table::{self, Side, Table};
 
 /// In front of the name of a folder that is being deleted, so that a killed clean leaves no half run.
@@ -181,7 +181,7 @@ impl Args {
 
 /// A run of expman-rs never takes back that it is running, so its word counts until somebody else corrects it.
 fn may_be_live(run: &RunEntry) -> bool {
-    is_live(run) || (run.kind == RunKind::ExpmanRs && run.meta.status == RunStatus::Running)
+    run.owned || (run.kind == RunKind::ExpmanRs && run.meta.status == RunStatus::Running)
 }
 
 /// When a run started: by its record, else by its folder.

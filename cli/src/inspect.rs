@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use expman_model::{MetricSummary, Param};
+use expman_model::{MetricSummary, Param, RankMeta};
 use expman_storage::legacy::read_rows;
 use expman_storage::{Filter, RunEntry, RunKind, events, snapshot, yaml};
 use serde_json::json;
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::console::{Console, plain};
 use crate::exit::Exit;
 use crate::json as exact;
-use crate::locate::{BaseDir, RUN_HELP, display_name, find_run, is_live};
+use crate::locate::{BaseDir, RUN_HELP, display_name, find_run};
 use crate::table::{self, Side, Table, or_dash};
 
 /// Metrics that the table shows at most; `--json` has all.
@@ -80,7 +80,7 @@ struct View {
 
 impl View {
     fn of(mut run: RunEntry) -> Self {
-        let live = is_live(&run);
+        let live = run.is_live();
         let mut problems: Vec<String> = run.problem.iter().cloned().collect();
         let config = yaml::read(&run.dir.config()).unwrap_or_else(|e| {
             problems.push(e.to_string());
@@ -190,12 +190,17 @@ impl View {
                 writeln!(out, "{name:<13}{}", plain(&value))?;
             }
         }
+        // Its last lines say what failed, so it is shown whole.
+        let traceback = meta.error.iter().flat_map(|e| e.traceback.lines());
+        for line in traceback {
+            writeln!(out, "{:<13}{}", "", plain(line))?;
+        }
         Ok(())
     }
 
     fn ranks(&self) -> Table {
         use Side::{Left, Right};
-        let mut table = Table::new(&[
+        let mut head = vec![
             ("RANK", Right),
             ("STATE", Left),
             ("STATUS", Left),
@@ -206,7 +211,17 @@ impl View {
             ("LAST STEP", Right),
             ("DURABLE SEQ", Right),
             ("DROPPED", Left),
-        ]);
+        ];
+        // What is only of interest where something went wrong takes no room where nothing did.
+        if self.run.meta.ranks.values().flatten().any(is_troubled) {
+            head.extend([
+                ("QUEUED", Right),
+                ("SPOOLED", Right),
+                ("RECONNECTS", Right),
+                ("LAST ERROR", Left),
+            ]);
+        }
+        let mut table = Table::new(&head);
         for (rank, processes) in &self.run.meta.ranks {
             for process in processes {
                 let dropped: Vec<String> = process
@@ -229,6 +244,10 @@ impl View {
                     } else {
                         dropped.join(", ")
                     },
+                    waiting(process.queued_bytes),
+                    waiting(process.spooled_bytes),
+                    process.reconnects.to_string(),
+                    or_dash(process.last_error.as_ref()),
                 ]);
             }
         }
@@ -259,6 +278,16 @@ impl View {
         }
         table
     }
+}
+
+/// Whether its way to the disk was ever anything but smooth.
+fn is_troubled(rank: &RankMeta) -> bool {
+    rank.spooled_bytes > 0 || rank.reconnects > 0 || rank.last_error.is_some()
+}
+
+/// Bytes that are not durable yet.
+fn waiting(bytes: u64) -> String {
+    or_dash((bytes > 0).then(|| table::bytes(bytes)))
 }
 
 /// Counts the metric rows. A run of expman-rs has no summaries of its metrics, so they are made from its rows.

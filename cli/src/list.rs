@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use expman_model::meta::RankState;
 use expman_storage::catalog::open_run;
 use expman_storage::{Catalog, RunEntry, RunKind};
 use serde_json::{Value as Json, json};
@@ -10,7 +9,7 @@ use serde_json::{Value as Json, json};
 use crate::console::Console;
 use crate::exit::{Exit, Refusal};
 use crate::json as exact;
-use crate::locate::{display_name, is_live};
+use crate::locate::display_name;
 use crate::table::{self, Side, Table};
 
 /// List the runs below a folder
@@ -86,8 +85,7 @@ impl Args {
 
 fn summary(run: &RunEntry) -> Json {
     let meta = &run.meta;
-    let live = is_live(run);
-    let [alive, left, lost] = rank_counts(run);
+    let live = run.is_live();
     json!({
         "id": meta.id,
         "key": run.key,
@@ -102,9 +100,10 @@ fn summary(run: &RunEntry) -> Json {
         "finished_at": meta.finished_at,
         "duration_secs": table::duration_secs(meta, live),
         "world_size": meta.world_size,
-        "ranks": {"live": alive, "left": left, "lost": lost},
+        "ranks": meta.rank_counts(),
         "rows": rows(run),
         "dropped": meta.dropped,
+        "error": meta.error,
         "tags": meta.tags,
         "problem": run.problem,
     })
@@ -120,18 +119,20 @@ fn table(runs: &[RunEntry]) -> Table {
         ("DURATION", Right),
         ("RANKS", Right),
         ("ROWS", Right),
+        ("DROPPED", Right),
     ];
     head.extend(problems.then_some(("PROBLEM", Left)));
     let mut table = Table::new(&head);
     for run in runs {
-        let ranks: usize = rank_counts(run).iter().sum();
+        let ranks = run.meta.ranks.len();
         table.push(&[
             display_name(run),
             run.meta.status.to_string(),
             table::time(run.meta.started_at.as_deref()),
-            table::duration(table::duration_secs(&run.meta, is_live(run))),
+            table::duration(table::duration_secs(&run.meta, run.is_live())),
             table::or_dash((ranks > 0).then_some(ranks)),
             table::or_dash(rows(run)),
+            table::or_dash((run.meta.dropped > 0).then_some(run.meta.dropped)),
             run.problem.clone().unwrap_or_default(),
         ]);
     }
@@ -141,13 +142,4 @@ fn table(runs: &[RunEntry]) -> Table {
 /// Metric rows stored; expman-rs does not tell.
 fn rows(run: &RunEntry) -> Option<u64> {
     (run.kind == RunKind::Mesh).then_some(run.meta.rows)
-}
-
-/// Ranks whose latest process is live, left, lost.
-fn rank_counts(run: &RunEntry) -> [usize; 3] {
-    let count = |state| {
-        let latest = run.meta.ranks.values().filter_map(|all| all.last());
-        latest.filter(|rank| rank.state == state).count()
-    };
-    [RankState::Live, RankState::Left, RankState::Lost].map(count)
 }

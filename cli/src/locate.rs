@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use expman_model::RunId;
 use expman_storage::catalog::open_run;
-use expman_storage::{Catalog, RunDir, RunEntry, RunKind, lock};
+use expman_storage::{Catalog, RunDir, RunEntry};
 
 use crate::exit::Refusal;
 
@@ -83,9 +83,4 @@ pub fn find_run(base: &Path, wanted: &Path) -> anyhow::Result<RunEntry> {
 /// `EXPERIMENT/RUN`.
 pub fn display_name(run: &RunEntry) -> String {
     format!("{}/{}", run.experiment, run.run)
-}
-
-/// Whether a process writes the run now; of a run of expman-rs that is not known.
-pub fn is_live(run: &RunEntry) -> bool {
-    run.kind == RunKind::Mesh && lock::is_owned(&run.dir)
 }

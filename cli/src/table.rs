@@ -131,6 +131,22 @@ pub fn or_dash(text: Option<impl ToString>) -> String {
     text.map_or_else(|| "-".to_owned(), |text| text.to_string())
 }
 
+/// `512 B`, `1.5 KiB`, `3.0 GiB`.
+#[expect(clippy::cast_precision_loss, reason = "for display")]
+pub fn bytes(n: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut size = n as f64;
+    let mut shown = format!("{n} B");
+    for unit in units {
+        if size < 1024.0 {
+            break;
+        }
+        size /= 1024.0;
+        shown = format!("{size:.1} {unit}");
+    }
+    shown
+}
+
 /// `2026-01-01T00:00:00Z`: a time without its fraction.
 pub fn time(text: Option<&str>) -> String {
     let whole = |text: &str| match text.split_once('.') {
@@ -183,6 +199,12 @@ mod tests {
         let read = [0.25, 5.0, 65.0, 7_380.0, 273_600.0].map(|secs| duration(Some(secs)));
         assert_eq!(read, ["250 ms", "5.00 s", "1m 05s", "2h 03m", "3d 04h"]);
         assert_eq!(duration(None), "-");
+    }
+
+    #[test]
+    fn sizes_are_read_in_binary_units() {
+        let read = [0, 1023, 1536, 5 << 20, 3 << 40].map(bytes);
+        assert_eq!(read, ["0 B", "1023 B", "1.5 KiB", "5.0 MiB", "3.0 TiB"]);
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub use event::{Event, EventBody};
 pub use health::Health;
 pub use id::{Incarnation, RunId, Version, WriterId};
 pub use level::Level;
-pub use meta::{MetricSummary, RankMeta, RankState, RunError, RunMeta};
+pub use meta::{MetricSummary, RankCounts, RankMeta, RankState, RunError, RunMeta};
 pub use name::{NameError, check_artifact_name, check_folder_name, check_key};
 pub use param::Param;
 pub use record::{Point, Record, RecordBody, Stream};

@@ -75,6 +75,48 @@ pub struct RunMeta {
     pub other: BTreeMap<String, serde_json::Value>,
 }
 
+/// Ranks by the state of their latest process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct RankCounts {
+    /// Joined and not gone.
+    pub live: usize,
+    /// Closed in good order.
+    pub left: usize,
+    /// Vanished.
+    pub lost: usize,
+}
+
+impl RunMeta {
+    /// The record as it is true when no process owns the run: nobody noted the end of what was under way.
+    pub fn without_owner(&mut self) {
+        if !self.status.is_finished() {
+            self.status = RunStatus::Crashed;
+        }
+        for process in self.ranks.values_mut().flatten() {
+            if process.state == RankState::Live {
+                process.state = RankState::Lost;
+            }
+            if !process.status.is_finished() {
+                process.status = RunStatus::Crashed;
+            }
+        }
+    }
+
+    /// How many ranks there are in each state.
+    #[must_use]
+    pub fn rank_counts(&self) -> RankCounts {
+        let mut counts = RankCounts::default();
+        for now in self.ranks.values().filter_map(|all| all.last()) {
+            match now.state {
+                RankState::Live => counts.live += 1,
+                RankState::Left => counts.left += 1,
+                RankState::Lost => counts.lost += 1,
+            }
+        }
+        counts
+    }
+}
+
 /// Who failed and why.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -226,6 +268,57 @@ impl Default for RankMeta {
             spooled_bytes: 0,
             reconnects: 0,
             last_error: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_an_owner_nothing_is_under_way_and_what_ended_stays() {
+        let rank = |state, status| {
+            vec![RankMeta {
+                state,
+                status,
+                ..RankMeta::default()
+            }]
+        };
+        let mut meta = RunMeta {
+            status: RunStatus::Running,
+            ranks: BTreeMap::from([
+                (0, rank(RankState::Live, RunStatus::Running)),
+                (1, rank(RankState::Left, RunStatus::Finished)),
+                (2, rank(RankState::Live, RunStatus::Failed)),
+            ]),
+            ..RunMeta::default()
+        };
+        meta.without_owner();
+        assert_eq!(meta.status, RunStatus::Crashed);
+        let told: Vec<_> = meta
+            .ranks
+            .values()
+            .flatten()
+            .map(|r| (r.state, r.status))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (RankState::Lost, RunStatus::Crashed),
+                (RankState::Left, RunStatus::Finished),
+                (RankState::Lost, RunStatus::Failed),
+            ]
+        );
+        let counts = meta.rank_counts();
+        assert_eq!((counts.live, counts.left, counts.lost), (0, 1, 2));
+        for status in RunStatus::ALL.into_iter().filter(|s| s.is_finished()) {
+            let mut ended = RunMeta {
+                status,
+                ..RunMeta::default()
+            };
+            ended.without_owner();
+            assert_eq!(ended.status, status);
         }
     }
 }

@@ -12,6 +12,7 @@ use expman_storage::{
 };
 
 use crate::error::{Result, ServeError};
+use crate::stamps::Stamps;
 use crate::wire::Line;
 
 /// Bytes of each log that are there from the start, for readers that come back.
@@ -28,8 +29,8 @@ pub struct News {
     pub run_log: Option<LogNews>,
     /// Lines of `console.log`; none when it can't be read.
     pub console: Option<LogNews>,
-    /// The run's record, when it changed.
-    pub detail: Option<RunEntry>,
+    /// The run's record and the stamps beside it, when one of them changed.
+    pub detail: Option<(RunEntry, Stamps)>,
     /// What could not be read; it is tried again with the next look.
     pub failure: Option<String>,
 }
@@ -80,10 +81,11 @@ enum Rowing {
 }
 
 /// What tells whether a run's record changed, without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     file: Option<(u64, u64, i64, i64)>,
     owned: bool,
+    beside: Stamps,
 }
 
 impl Follower {
@@ -115,11 +117,12 @@ impl Follower {
         if let Some(now) = news
             .detail
             .as_ref()
+            .map(|(now, _)| now)
             .filter(|now| now.meta.id != self.run.meta.id)
         {
             // Another run took the folder.
             *self = Self {
-                looked: self.looked,
+                looked: self.looked.take(),
                 ..Self::new(now)
             };
         }
@@ -131,7 +134,7 @@ impl Follower {
             Err(e) => {
                 // The tail may have lost what it had read so far: the next one starts at the first row.
                 *self = Self {
-                    looked: self.looked,
+                    looked: self.looked.take(),
                     ..Self::new(&self.run)
                 };
                 news.failure = Some(e.to_string());
@@ -169,9 +172,10 @@ impl Follower {
         Ok((RowNews { rows, end, fresh }, problem))
     }
 
-    fn detail(&mut self) -> Result<Option<RunEntry>> {
+    fn detail(&mut self) -> Result<Option<(RunEntry, Stamps)>> {
         if self
             .looked
+            .as_ref()
             .is_some_and(|(at, _)| at.elapsed() < DETAIL_EVERY)
         {
             return Ok(None);
@@ -181,10 +185,11 @@ impl Follower {
                 .ok()
                 .map(|m: Metadata| (m.ino(), m.len(), m.mtime(), m.mtime_nsec())),
             owned: lock::is_owned(&self.run.dir),
+            beside: Stamps::of(&self.run.dir),
         };
-        let changed = self.looked.is_none_or(|(_, old)| old != stamp);
+        let changed = self.looked.as_ref().is_none_or(|(_, old)| *old != stamp);
         let entry = if changed {
-            Some(open_run(self.run.dir.root())?)
+            Some((open_run(self.run.dir.root())?, stamp.beside.clone()))
         } else {
             None
         };

@@ -28,6 +28,7 @@ mod router;
 mod routes;
 mod security;
 mod series;
+mod stamps;
 mod token;
 mod watch;
 mod wire;

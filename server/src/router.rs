@@ -67,7 +67,7 @@ pub fn router(state: AppState, hosts: Guard) -> Router {
         .route("/runs/{key}/logs", get(routes::logs::logs))
         .route("/runs/{key}/artifacts", get(routes::artifacts::list))
         .route(
-            "/runs/{key}/artifacts/{index}/content",
+            "/runs/{key}/artifacts/{artifact}/content",
             get(routes::artifacts::content),
         )
         .route("/runs/{key}/stream", get(routes::stream::stream))

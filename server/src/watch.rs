@@ -19,7 +19,8 @@ use crate::error::{Result, ServeError};
 use crate::follow::{Follower, LogNews, News};
 use crate::index::Index;
 use crate::ring::{LineRing, OutOfReach, Piece, RowRing};
-use crate::wire::{self, Line};
+use crate::stamps::Stamps;
+use crate::wire::Line;
 
 /// Runs followed at once.
 const RUNS_MAX: usize = 64;
@@ -52,7 +53,8 @@ pub struct Watched {
 struct State {
     epoch: u32,
     run: RunEntry,
-    /// Counts the changes of `run`.
+    stamps: Stamps,
+    /// Counts the changes of `run` and `stamps`.
     run_version: u64,
     rows: RowRing,
     run_log: LineRing,
@@ -155,6 +157,7 @@ impl Hub {
             state: Mutex::new(State {
                 epoch: epoch(&run),
                 run,
+                stamps: Stamps::default(),
                 run_version: 1,
                 rows: RowRing::default(),
                 run_log: LineRing::default(),
@@ -269,7 +272,7 @@ impl Watched {
     }
 
     fn is_live(&self) -> bool {
-        wire::is_live(&self.lock().run)
+        self.lock().run.is_live()
     }
 
     /// Wakes when there is something new; the value counts.
@@ -282,14 +285,14 @@ impl Watched {
         self.lock().cursor()
     }
 
-    /// The run's record and the count of its changes.
-    pub fn run(&self) -> (RunEntry, u64) {
+    /// The run's record, the stamps beside it, and the count of their changes.
+    pub fn run(&self) -> (RunEntry, Stamps, u64) {
         let state = self.lock();
         let mut run = state.run.clone();
         // The record is saved once a second; the rows are known better here.
         run.meta.rows = run.meta.rows.max(state.rows.end());
         run.problem = state.failure.clone().or(run.problem);
-        (run, state.run_version)
+        (run, state.stamps.clone(), state.run_version)
     }
 
     /// Looks at all charts, with the cursor that they reach to.
@@ -344,9 +347,9 @@ impl State {
     }
 
     fn take(&mut self, news: News) {
-        if let Some(run) = news.detail {
+        if let Some((run, stamps)) = news.detail {
             self.epoch = epoch(&run);
-            self.run = run;
+            (self.run, self.stamps) = (run, stamps);
             self.run_version += 1;
         }
         if let Some(news) = news.rows {

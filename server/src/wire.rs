@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use expman_model::meta::{LastFlush, RankState};
+use expman_model::meta::{LastFlush, RankCounts};
 use expman_model::record::ValueRef;
 use expman_model::time::{now_us, rfc3339_us};
 use expman_model::{Param, RunMeta, RunStatus, Stream, Value};
+use expman_storage::RunEntry;
 use expman_storage::text::LogLine;
-use expman_storage::{RunEntry, RunKind};
 use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
+
+use crate::stamps::Stamps;
 
 /// A number; what JSON has no number for is written as `"NaN"`, `"inf"` or `"-inf"`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,14 +64,6 @@ impl From<&Value> for WireValue {
     }
 }
 
-/// Ranks by the state of their latest process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct RankCounts {
-    live: usize,
-    left: usize,
-    lost: usize,
-}
-
 /// One line of the list of runs.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunSummary {
@@ -92,31 +86,9 @@ pub struct RunSummary {
     problem: Option<String>,
 }
 
-/// Whether a process writes the run right now. The catalog calls an unfinished run without an owner crashed.
-pub fn is_live(run: &RunEntry) -> bool {
-    run.kind == RunKind::Mesh && run.problem.is_none() && !run.meta.status.is_finished()
-}
-
-/// How a rank's process stands: when the run's owner died without a word, nobody has noted the end of its ranks.
-fn rank_state(run: &RunEntry, noted: RankState) -> RankState {
-    if noted == RankState::Live && !is_live(run) {
-        RankState::Lost
-    } else {
-        noted
-    }
-}
-
 impl From<&RunEntry> for RunSummary {
     fn from(run: &RunEntry) -> Self {
         let meta = &run.meta;
-        let mut ranks = RankCounts::default();
-        for now in meta.ranks.values().filter_map(|all| all.last()) {
-            match rank_state(run, now.state) {
-                RankState::Live => ranks.live += 1,
-                RankState::Left => ranks.left += 1,
-                RankState::Lost => ranks.lost += 1,
-            }
-        }
         Self {
             id: format!("{}/{}", run.experiment, run.run),
             key: run.key.clone(),
@@ -127,13 +99,13 @@ impl From<&RunEntry> for RunSummary {
             finished_at: meta.finished_at.clone(),
             duration_secs: meta.duration_secs,
             world_size: meta.world_size,
-            ranks,
+            ranks: meta.rank_counts(),
             rows: meta.rows,
             dropped: meta.dropped,
             last_flush: meta.last_flush.clone(),
             scalars: scalars(meta),
             tags: meta.tags.clone(),
-            live: is_live(run),
+            live: run.is_live(),
             problem: run.problem.clone(),
         }
     }
@@ -146,20 +118,19 @@ fn scalars(meta: &RunMeta) -> BTreeMap<String, WireValue> {
         .collect()
 }
 
-/// The whole record of a run; `metrics` only when asked for, since there may be ten thousand.
-pub fn detail(run: &RunEntry, with_metrics: bool) -> Json {
+/// The whole record of a run, with the stamps of what is fetched beside it; `metrics` only when asked for,
+/// since there may be ten thousand.
+pub fn detail(run: &RunEntry, stamps: &Stamps, with_metrics: bool) -> Json {
     let mut plain = run.meta.clone();
     let metrics = std::mem::take(&mut plain.metrics);
-    for process in plain.ranks.values_mut().flatten() {
-        process.state = rank_state(run, process.state);
-    }
     let mut json = serde_json::to_value(&plain).unwrap_or_else(|_no_json| json!({}));
     json["id"] = json!(format!("{}/{}", run.experiment, run.run));
     json["run_id"] = json!(run.meta.id);
     json["key"] = json!(run.key);
     json["kind"] = json!(run.kind);
-    json["live"] = json!(is_live(run));
+    json["live"] = json!(run.is_live());
     json["problem"] = json!(run.problem);
+    json["stamps"] = json!(stamps);
     json["now"] = json!(rfc3339_us(now_us()));
     // JSON would turn a NaN into nothing.
     json["scalars"] = json!(scalars(&run.meta));

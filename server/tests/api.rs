@@ -472,7 +472,7 @@ async fn events_are_told_with_what_is_malformed_among_them() {
 }
 
 #[tokio::test]
-async fn artifacts_are_listed_and_fetched_by_number_as_downloads() {
+async fn artifacts_are_listed_and_fetched_by_key_as_downloads() {
     let sandbox = Sandbox::new();
     let mut run = sandbox.run("exp", "art", 1);
     let dir = run.dir.artifacts();
@@ -503,13 +503,14 @@ async fn artifacts_are_listed_and_fetched_by_number_as_downloads() {
         (&list[0]["hash"], &list[1]["size"]),
         (&json!("abc"), &json!(600_000))
     );
-    let ask = |n: &str| {
-        Request::get(format!("{base}/{n}/content"))
+    let key = |n: usize| list[n]["key"].as_str().unwrap();
+    let ask = |key: &str| {
+        Request::get(format!("{base}/{key}/content"))
             .header("host", HOST)
             .body(Body::empty())
             .unwrap()
     };
-    let (status, headers, body) = send(&app, ask("0")).await;
+    let (status, headers, body) = send(&app, ask(key(0))).await;
     assert_eq!(
         (status, body.as_slice()),
         (StatusCode::OK, b"<script>alert(1)</script>".as_slice())
@@ -521,20 +522,28 @@ async fn artifacts_are_listed_and_fetched_by_number_as_downloads() {
             .unwrap()
             .starts_with("attachment;")
     );
-    let (_, headers, body) = send(&app, ask("1")).await;
+    let (_, headers, body) = send(&app, ask(key(1))).await;
     assert_eq!(
         (body.len(), &headers[header::CONTENT_LENGTH]),
         (600_000, &"600000".parse().unwrap())
     );
     for n in [
-        "2",
+        "0",
         "-1",
+        "",
+        "page.html",
         "link.txt",
         "..%2fsecret.txt",
-        "99999999999999999999",
+        "0000000000000000",
     ] {
         assert_eq!(send(&app, ask(n)).await.0, StatusCode::NOT_FOUND, "{n}");
     }
+    // What comes later, and what is half written, changes nothing about the links of a page that is open.
+    let first = key(1);
+    write(&dir.join("a-new-one.txt"), b"new");
+    write(&dir.join(".0000-1111.tmp"), b"half");
+    assert_eq!(ok(&app, &base).await.as_array().unwrap().len(), 3);
+    assert_eq!(send(&app, ask(first)).await.2.len(), 600_000);
 }
 
 #[tokio::test]

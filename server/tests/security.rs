@@ -14,6 +14,8 @@ const TOKEN: &str = "a-token-of-some-length-0123";
 
 async fn routes(app: &Router) -> Vec<String> {
     let key = key(app, "one").await;
+    let list = common::ok(app, &format!("/api/runs/{key}/artifacts")).await;
+    let content = format!("/artifacts/{}/content", list[0]["key"].as_str().unwrap());
     let run = [
         "",
         "/config",
@@ -23,7 +25,7 @@ async fn routes(app: &Router) -> Vec<String> {
         "/metrics",
         "/logs",
         "/artifacts",
-        "/artifacts/0/content",
+        &content,
         "/stream",
     ];
     let mut all: Vec<_> = run

@@ -32,10 +32,20 @@ pub struct RunEntry {
     pub dir: RunDir,
     /// Who wrote it.
     pub kind: RunKind,
-    /// Its record; where that is broken, one made from the folder's name.
+    /// Whether a process holds the run's lock; of another tool's run that is not known.
+    pub owned: bool,
+    /// Its record, as it is true now; where that is broken, one made from the folder's name.
     pub meta: RunMeta,
     /// What is wrong with it.
     pub problem: Option<String>,
+}
+
+impl RunEntry {
+    /// Whether more is to come. A run that has ended may still be owned, while its files are merged.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        self.owned && !self.meta.status.is_finished()
+    }
 }
 
 /// `experiment.yaml`.
@@ -195,6 +205,8 @@ fn declares_format(root: &Path) -> bool {
 
 fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {
     let dir = RunDir::at(root);
+    // The lock first: an owner that ends in between has written how it ended.
+    let owned = kind == RunKind::Mesh && lock::is_owned(&dir);
     let named = RunMeta {
         name: run.to_owned(),
         experiment: experiment.to_owned(),
@@ -208,9 +220,10 @@ fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {
     run.clone_into(&mut meta.name);
     experiment.clone_into(&mut meta.experiment);
     if kind == RunKind::Mesh {
-        let unfinished = matches!(meta.status, RunStatus::Running | RunStatus::Pending);
-        if unfinished && !lock::is_owned(&dir) {
-            meta.status = RunStatus::Crashed;
+        if !owned {
+            meta.without_owner();
+        } else if problem.is_some() {
+            meta.status = RunStatus::Running;
         }
         if problem.is_none() && !dir.metrics().is_file() {
             problem = Some(format!("{} is missing", dir.metrics().display()));
@@ -222,6 +235,7 @@ fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {
         run: run.to_owned(),
         dir,
         kind,
+        owned,
         meta,
         problem,
     }

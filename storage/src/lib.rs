@@ -4,10 +4,13 @@
 
 pub mod artifact;
 pub mod catalog;
+pub mod doctor;
 pub mod durable;
 pub mod error;
 pub mod events;
 pub mod export;
+#[cfg(test)]
+mod faults;
 pub mod layout;
 pub mod legacy;
 pub mod lock;
@@ -28,7 +31,7 @@ pub mod yaml;
 pub use catalog::{Catalog, RunEntry, RunKind};
 pub use error::{Result, StorageError};
 pub use layout::RunDir;
-pub use lock::OwnerLock;
+pub use lock::{Fence, OwnerLock};
 pub use reader::{Filter, Snapshot, snapshot};
 pub use recovery::Recovery;
 pub use rows::{Row, Rows};

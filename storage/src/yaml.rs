@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::durable;
+use crate::durable::{self, Prepared};
 use crate::error::{Result, StorageError};
 
 /// A YAML file larger than this is refused.
@@ -41,11 +41,16 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 /// # Errors
 /// When the value has no YAML form, or the file can't be written.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    prepare(path, value)?.publish(None)
+}
+
+/// [`write`], up to the moment when it gets its name.
+pub(crate) fn prepare<T: Serialize>(path: &Path, value: &T) -> Result<Prepared> {
     let text = serde_saphyr::to_string(value).map_err(|e| StorageError::Yaml {
         path: path.to_owned(),
         what: e.to_string(),
     })?;
-    durable::replace(path, text.as_bytes())
+    durable::prepare(path, text.as_bytes())
 }
 
 #[cfg(test)]

@@ -60,8 +60,8 @@ async function remove(path) {
 }
 
 /** A Python process that logs what it is told to. */
-export async function logger(t, baseDir, runName) {
-  const child = spawn(PYTHON, [join(HERE, "logger.py"), baseDir, runName], {
+export async function logger(t, baseDir, runName, params = { lr: 0.1, "<b>": "<i>" }) {
+  const child = spawn(PYTHON, [join(HERE, "logger.py"), baseDir, runName, JSON.stringify(params)], {
     stdio: ["pipe", "ignore", "pipe", "pipe"],
     cwd: baseDir,
   });
@@ -73,7 +73,13 @@ export async function logger(t, baseDir, runName) {
     child.stdin.write(`${JSON.stringify(command)}\n`);
     return JSON.parse(await answers());
   };
-  return { runDir, tell, kill: () => stop(child, "SIGKILL") };
+  /** Ends it with an exception that nobody catches. */
+  const raise = async (message) => {
+    child.stdin.write(`${JSON.stringify({ raise: message })}\n`);
+    await ended(child);
+  };
+  const end = (signal) => stop(child, signal);
+  return { runDir, tell, raise, end, kill: () => end("SIGKILL") };
 }
 
 /** `expman serve` on a port of its own, or on the one given. */
@@ -162,9 +168,12 @@ function lines(stream, who, child, errors) {
 
 async function stop(child, signal = "SIGTERM") {
   if (child.exitCode !== null || child.signalCode !== null) return;
-  const ended = new Promise((done) => child.once("exit", done));
   child.kill(signal);
   const late = setTimeout(() => child.kill("SIGKILL"), 8000);
-  await ended;
+  await ended(child);
   clearTimeout(late);
+}
+
+async function ended(child) {
+  if (child.exitCode === null && child.signalCode === null) await new Promise((done) => child.once("exit", done));
 }

@@ -4,7 +4,7 @@
 // Needs the built page in the expman command, server/dashboard/node_modules, and Chromium.
 
 import assert from "node:assert/strict";
-import { truncate } from "node:fs/promises";
+import { mkdir, readFile, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 
@@ -83,6 +83,30 @@ test("the list of runs follows what happens to them", { timeout: TIMEOUT_MS }, a
   assert.deepEqual(await complaints(), []);
 });
 
+test("how a run ended is told as it was", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const [failed, interrupted, preempted, live] = await Promise.all(
+    ["failed", "interrupted", "preempted", "live"].map((name) => logger(t, base, name)),
+  );
+  await failed.tell({ metrics: { loss: 1 }, step: 0 });
+  await failed.raise("<b>no such file</b>");
+  await interrupted.end("SIGINT");
+  await preempted.end("SIGTERM");
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  for (const [name, told] of [["failed", "failed"], ["interrupted", "interrupted"], ["preempted", "preempted"], ["live", "running"]]) {
+    const status = () => page.locator(`tr[data-run="${name}"] [data-kind]`).textContent();
+    await until(`${name} is ${told}`, 20_000, async () => (await status()).trim() === told);
+  }
+  await openRun(page, "failed");
+  const failure = page.locator("details.problem");
+  await failure.locator("summary", { hasText: "rank 0: ValueError: <b>no such file</b>" }).click();
+  await failure.locator("pre", { hasText: "Traceback (most recent call last)" }).waitFor();
+  assert.equal(await page.locator("h1 [data-kind]").textContent().then((s) => s.trim()), "failed");
+  await live.tell({ close: true });
+  assert.deepEqual(await complaints(), []);
+});
+
 test("whatever a name or a line says is shown as text", { timeout: TIMEOUT_MS }, async (t) => {
   const base = await folder(t);
   const evil = "<img src=x onerror=\"alert('metric')\">";
@@ -98,7 +122,7 @@ test("whatever a name or a line says is shown as text", { timeout: TIMEOUT_MS },
   await page.getByRole("button", { name: "messages" }).click();
   await page.locator(".line .text", { hasText: "<script>alert('message')</script>" }).waitFor();
   await page.locator("dt", { hasText: "<b>" }).waitFor();
-  await page.locator("dd", { hasText: "<i>" }).waitFor();
+  await page.locator("dd", { hasText: /^<i>$/ }).waitFor();
   await page.getByRole("button", { name: "mean" }).click();
   await page.locator(`${chart(evil)} .u-over`).hover();
   await page.waitForTimeout(300);
@@ -121,6 +145,36 @@ test("a damaged run shows its record and says what is wrong", { timeout: TIMEOUT
   await page.locator("dt", { hasText: "lr" }).waitFor();
   assert.equal(await badge(page), "finished");
   assert.deepEqual((await complaints()).filter((text) => !text.includes("500")), []);
+});
+
+test("what is logged while the page is open comes onto it", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  const run = await logger(t, base, "late", {});
+  await openRun(page, "late");
+  await page.getByText("No parameters logged.").waitFor();
+  await page.getByText("No artifacts saved.").waitFor();
+  const value = (name) => page.locator(`dt:text-is(${JSON.stringify(name)}) + dd`).textContent({ timeout: 20_000 });
+  await run.tell({ params: { optimizer: { lr: 0.25 } }, metrics: { phase: "warm-up" }, step: 0 });
+  assert.equal(await value("optimizer.lr"), "0.25");
+  assert.equal(await value("phase · rank 0"), "warm-up");
+  await run.tell({ params: { batch: 8 }, metrics: { phase: "steady" }, step: 1 });
+  assert.equal(await value("batch"), "8");
+  await until("the text is the latest", 20_000, async () => (await value("phase · rank 0")) === "steady");
+  const files = join(base, "files");
+  await mkdir(files);
+  for (const name of ["b.txt", "a.txt"]) {
+    await writeFile(join(files, name), `this is ${name}`);
+    await run.tell({ artifact: join(files, name) });
+    await page.locator(".artifact a", { hasText: name }).waitFor();
+  }
+  // The link that was there first still gives its own file.
+  const download = page.waitForEvent("download");
+  await page.locator(".artifact a", { hasText: "b.txt" }).click();
+  assert.equal(await readFile(await (await download).path(), "utf8"), "this is b.txt");
+  assert.equal(await badge(page), "live", "none of it waited for the end of the run");
+  assert.deepEqual(await complaints(), []);
 });
 
 test("a server that goes away is told of, and its return continues the charts", { timeout: TIMEOUT_MS }, async (t) => {

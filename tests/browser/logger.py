@@ -1,7 +1,9 @@
 """Logs what the test tells it to: one JSON command a line on stdin, each answered on descriptor 3.
 
-Usage: logger.py BASE_DIR RUN_NAME
-Commands: {"metrics": {...}, "step": 1} | {"info": "text"} | {"print": "text"} | {"close": true}
+Usage: logger.py BASE_DIR RUN_NAME PARAMS
+PARAMS is the JSON of what is known from the start.
+Commands: {"metrics": {...}, "step": 1} | {"info": "text"} | {"print": "text"} | {"params": {...}}
+| {"artifact": "path"} | {"raise": "why"} | {"close": true}
 """
 
 import json
@@ -12,9 +14,9 @@ from typing import TextIO
 import monarch_like
 
 
-def main(base_dir: str, run_name: str, answers: TextIO) -> None:
-    params = {"lr": 0.1, "<b>": "<i>"}
-    exp = monarch_like.init("browser", run_name=run_name, base_dir=base_dir, params=params)
+def main(base_dir: str, run_name: str, params: str, answers: TextIO) -> None:
+    known = json.loads(params)
+    exp = monarch_like.init("browser", run_name=run_name, base_dir=base_dir, params=known)
     print(json.dumps({"run_dir": str(exp.run_dir)}), file=answers)
     for line in sys.stdin:
         command = json.loads(line)
@@ -26,6 +28,12 @@ def main(base_dir: str, run_name: str, answers: TextIO) -> None:
             exp.info(command["info"])
         if "print" in command:
             print(command["print"], flush=True)
+        if "params" in command:
+            exp.log_params(command["params"])
+        if "artifact" in command:
+            exp.save_artifact(command["artifact"]).result()
+        if "raise" in command:
+            raise ValueError(command["raise"])
         if command.get("close"):
             exp.close()
         print(json.dumps({"at": at}), file=answers)
@@ -34,5 +42,5 @@ def main(base_dir: str, run_name: str, answers: TextIO) -> None:
 if __name__ == "__main__":
     # Descriptors 1 and 2 are captured as the run's output.
     with open(3, "w", buffering=1) as answers:
-        base_dir, run_name = sys.argv[1:]
-        main(base_dir, run_name, answers)
+        base_dir, run_name, params = sys.argv[1:]
+        main(base_dir, run_name, params, answers)

@@ -9,7 +9,6 @@ that each accepted row is present exactly once, bit for bit, in order.
 from __future__ import annotations
 
 import json
-import random
 import re
 import struct
 import time
@@ -22,8 +21,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-KEYS = ("loss", "acc")
-"""The metrics of one call, where a test does not say otherwise."""
+from checksum import crc32c
+from known import KEYS, value_of
 
 
 class Row(NamedTuple):
@@ -42,11 +41,6 @@ class Row(NamedTuple):
         if isinstance(self.value, float):
             return struct.pack("<d", self.value)
         return type(self.value), self.value
-
-
-def value_of(rank: int, step: int, key: str) -> float:
-    """What a rank logs at a step: a float with all its bits in use, the same in every process."""
-    return random.Random(f"{rank}/{step}/{key}").random()
 
 
 # --- reading --------------------------------------------------------------------------------
@@ -73,29 +67,31 @@ class MissingRowsError(Exception):
 
 def _read_rows(run_dir: Path) -> list[Row]:
     hidden = run_dir / ".expman"
-    rows, end = _read_parquet(run_dir / "metrics.parquet")
-    segments: dict[int, tuple[int, Path]] = {}
+    # The bytes of all files first, as fast as can be: files move under a run that grows.
+    published = (run_dir / "metrics.parquet").read_bytes()
+    segments: dict[int, tuple[int, bytes]] = {}
     for path in hidden.glob("seg-*.parquet"):
         lo, hi = (int(part, 16) for part in path.stem.split("-")[1:])
-        segments[lo] = max(segments.get(lo, (0, path)), (hi, path))
+        segments[lo] = max(segments.get(lo, (0, b"")), (hi, path.read_bytes()))
+    logs = [(path, path.read_bytes()) for path in sorted(hidden.glob("wal-*.wal"))]
+    rows, end = _read_parquet(published)
     while end in segments:
-        _, path = segments[end]
-        more, end = _read_parquet(path)
+        more, end = _read_parquet(segments[end][1])
         rows += more
-    for path in sorted(hidden.glob("wal-*.wal")):
+    for path, log in logs:
         lo = int(path.stem.split("-")[1], 16)
         if lo < end:
             continue  # its rows are sealed already
         if lo > end:
             raise MissingRowsError(f"{path} begins at row {lo}, the files before it end at {end}")
-        more = list(_read_log(path.read_bytes()))
+        more = list(_read_log(log))
         rows += more
         end += len(more)
     return rows
 
 
-def _read_parquet(path: Path) -> tuple[list[Row], int]:
-    table = pq.read_table(path)
+def _read_parquet(file: bytes) -> tuple[list[Row], int]:
+    table = pq.read_table(pa.BufferReader(file))
     hi = int(table.schema.metadata[b"expman.hi"])
     return [to_row(r) for r in table.to_pylist()], hi
 
@@ -120,22 +116,6 @@ def to_row(record: dict[str, Any]) -> Row:
     return Row(
         record["key"], record["rank"], record["step"], record["attempt"], record["seq"], value
     )
-
-
-_CRC32C = [0] * 256
-for _n in range(256):
-    _crc = _n
-    for _ in range(8):
-        _crc = _crc >> 1 ^ (0x82F63B78 if _crc & 1 else 0)
-    _CRC32C[_n] = _crc
-
-
-def crc32c(data: bytes) -> int:
-    """Castagnoli's checksum, as slow as it is plain."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
-    return crc ^ 0xFFFFFFFF
 
 
 def _read_log(log: bytes) -> Iterator[Row]:

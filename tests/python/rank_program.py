@@ -15,7 +15,7 @@ import threading
 from typing import Any
 
 import monarch_like as ml
-from ledger import KEYS, value_of
+from known import KEYS, value_of
 
 
 class Program:

@@ -6,6 +6,8 @@
     reason = "helpers of tests, of which each test binary uses a part"
 )]
 
+pub mod server;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -192,10 +194,14 @@ impl Live {
     }
 
     /// Ends it in good order.
-    pub fn finish(mut self) {
-        for rank in self.ranks {
-            self.writer
-                .leave(rank, RankState::Left, RunStatus::Finished, "");
+    pub fn finish(self) {
+        self.finish_as(RunStatus::Finished);
+    }
+
+    /// Ends it so that its first rank tells this status, and the second that it finished.
+    pub fn finish_as(mut self, status: RunStatus) {
+        for (rank, status) in self.ranks.into_iter().zip([status, RunStatus::Finished]) {
+            self.writer.leave(rank, RankState::Left, status, "");
         }
         self.writer.finish().unwrap();
         drop(self.lock);

@@ -1,4 +1,4 @@
-//! Files that a run saved: listed by walking its folder, fetched by their number in that list.
+//! Files that a run saved: listed by walking its folder, fetched by their key in that list.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,15 +21,17 @@ use crate::error::{Result, ServeError};
 use crate::router::AppState;
 
 /// Files listed of one run.
-const FILES_MAX: usize = 10_000;
+pub const FILES_MAX: usize = 10_000;
 /// Folders within folders.
-const DEPTH_MAX: usize = 16;
+pub const DEPTH_MAX: usize = 16;
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
 
 /// One saved file.
 #[derive(Debug, Clone, Serialize)]
 pub struct Artifact {
+    /// Says the same file whatever else comes into the list.
+    key: String,
     name: String,
     size: u64,
     r#type: &'static str,
@@ -46,22 +48,22 @@ pub async fn list(
     Ok(Json(state.reads.run(what, move || find(&run.dir)).await?))
 }
 
-/// `GET /api/runs/{key}/artifacts/{index}/content`
+/// `GET /api/runs/{key}/artifacts/{artifact}/content`
 pub async fn content(
     State(state): State<AppState>,
-    Path((key, index)): Path<(String, String)>,
+    Path((key, wanted)): Path<(String, String)>,
 ) -> Result<Response> {
     let missing = || ServeError::NotFound {
         what: "this artifact",
     };
-    let index: usize = index.parse().map_err(|_not_a_number| missing())?;
     let run = state.index.run(&key).await?;
     let folder = run.dir.artifacts();
     let what = folder.display().to_string();
     let (artifact, file, size) = state
         .reads
         .run(what, move || {
-            let artifact = find(&run.dir)?.into_iter().nth(index).ok_or_else(missing)?;
+            let mut all = find(&run.dir)?.into_iter();
+            let artifact = all.find(|a| a.key == wanted).ok_or_else(missing)?;
             let file = open_beneath(&folder, &artifact.name)?;
             let size = file
                 .metadata()
@@ -87,7 +89,7 @@ pub async fn content(
         .into_response())
 }
 
-/// Those that the run told of, in that order, so that numbers stay; then what else lies there.
+/// Those that the run told of, in that order; then what else lies there.
 fn find(dir: &RunDir) -> Result<Vec<Artifact>> {
     let mut there = HashMap::new();
     walk(&dir.artifacts(), &mut String::new(), 0, &mut there)?;
@@ -101,23 +103,28 @@ fn find(dir: &RunDir) -> Result<Vec<Artifact>> {
         };
         if let Some(size) = there.remove(name) {
             let hash = event["hash"].as_str().map(str::to_owned);
-            found.push(Artifact {
-                r#type: media_type(name),
-                name: name.to_owned(),
-                size,
-                hash,
-            });
+            found.push(Artifact::new(name, size, hash));
         }
     }
     let mut rest: Vec<_> = there.into_iter().collect();
     rest.sort();
-    found.extend(rest.into_iter().map(|(name, size)| Artifact {
-        r#type: media_type(&name),
-        name,
-        size,
-        hash: None,
-    }));
+    found.extend(
+        rest.iter()
+            .map(|(name, size)| Artifact::new(name, *size, None)),
+    );
     Ok(found)
+}
+
+impl Artifact {
+    fn new(name: &str, size: u64, hash: Option<String>) -> Self {
+        Self {
+            key: blake3::hash(name.as_bytes()).to_hex()[..16].to_owned(),
+            name: name.to_owned(),
+            size,
+            r#type: media_type(name),
+            hash,
+        }
+    }
 }
 
 fn walk(
@@ -142,7 +149,7 @@ fn walk(
         }
         let length = prefix.len();
         prefix.push_str(&name);
-        if kind.is_file() {
+        if kind.is_file() && !is_half_written(&name) {
             found.insert(
                 prefix.clone(),
                 entry.metadata().map_or(0, |meta| meta.len()),
@@ -154,6 +161,11 @@ fn walk(
         prefix.truncate(length);
     }
     Ok(())
+}
+
+/// A copy that is being made has a name of its own until it is whole.
+fn is_half_written(name: &str) -> bool {
+    name.starts_with('.') && FsPath::new(name).extension().is_some_and(|e| e == "tmp")
 }
 
 /// Opens a file below a folder; the kernel refuses every way out, and every link that was put in between.

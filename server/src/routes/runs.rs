@@ -9,6 +9,7 @@ use serde_json::{Value as Json_, json};
 use super::Params;
 use crate::error::Result;
 use crate::router::AppState;
+use crate::stamps::Stamps;
 use crate::wire::{self, RunSummary};
 
 /// Which runs.
@@ -32,7 +33,10 @@ pub async fn list(
 /// `GET /api/runs/{key}`
 pub async fn detail(State(state): State<AppState>, Path(key): Path<String>) -> Result<Json<Json_>> {
     let run = state.index.run(&key).await?;
-    Ok(Json(wire::detail(&run, true)))
+    let dir = run.dir.clone();
+    let what = dir.root().display().to_string();
+    let stamps = state.reads.run(what, move || Ok(Stamps::of(&dir))).await?;
+    Ok(Json(wire::detail(&run, &stamps, true)))
 }
 
 /// `GET /api/runs/{key}/config`

@@ -174,13 +174,13 @@ impl Client {
 
     /// Sends the run's state when it changed, and at each beat.
     async fn state(&self, at: &Cursor, told: &mut u64, beats: bool) -> Result<(), Gone> {
-        let (run, version) = self.watch.run();
+        let (run, stamps, version) = self.watch.run();
         if !self.topics.contains(&Topic::State) || !beats && *told == version {
             return Ok(());
         }
         *told = version;
         let event = Event::default().event("state").id(at.to_string());
-        self.send(event, &wire::detail(&run, false)).await
+        self.send(event, &wire::detail(&run, &stamps, false)).await
     }
 
     /// Sends everything behind the cursor and moves it; or tells to fetch anew, which ends the stream.

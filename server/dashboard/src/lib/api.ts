@@ -56,8 +56,8 @@ export const config = (key: string, signal?: AbortSignal): Promise<unknown> =>
 export const artifacts = (key: string, signal?: AbortSignal): Promise<Artifact[]> =>
   get(`${run(key)}/artifacts`, signal);
 
-export const artifactHref = (key: string, index: number): string =>
-  `${run(key)}/artifacts/${index}/content`;
+export const artifactHref = (key: string, artifact: string): string =>
+  `${run(key)}/artifacts/${encodeURIComponent(artifact)}/content`;
 
 export const metrics = (key: string, signal?: AbortSignal): Promise<MetricsAnswer> =>
   get(`${run(key)}/metrics?max_points=${POINTS_MAX}`, signal);

@@ -15,6 +15,8 @@ export interface FeedHooks {
   detail(detail: RunDetail): void;
   /** A metric or a rank of one appeared. */
   keys(): void;
+  /** A metric's latest text changed. */
+  texts(): void;
   lines(): void;
   connection(now: Connection): void;
   heard(): void;
@@ -34,6 +36,7 @@ export class RunFeed {
   private readonly stream: Stream;
   private readonly stopped = new AbortController();
   private timer: ReturnType<typeof setTimeout> | null = null;
+  private logsTimer: ReturnType<typeof setTimeout> | null = null;
   private logsAsked = 0;
 
   constructor(
@@ -44,8 +47,9 @@ export class RunFeed {
     this.stream = new Stream(key, {
       metrics: (frame) => {
         this.hooks.heard();
-        const { changed, fresh } = this.store.take(frame);
+        const { changed, fresh, texts } = this.store.take(frame);
         if (fresh) this.hooks.keys();
+        if (texts) this.hooks.texts();
         for (const key of changed) this.tell(key);
       },
       logs: (frame) => {
@@ -70,6 +74,7 @@ export class RunFeed {
     this.stopped.abort();
     this.stream.close();
     if (this.timer !== null) clearTimeout(this.timer);
+    if (this.logsTimer !== null) clearTimeout(this.logsTimer);
   }
 
   /** Calls back when points of this metric arrive; the result ends it. */
@@ -106,6 +111,7 @@ export class RunFeed {
       this.store.clear();
       this.store.take(metrics);
       this.hooks.keys();
+      this.hooks.texts();
       for (const key of new Set([...before, ...this.store.grids.keys()])) this.tell(key);
       if (this.live) this.stream.open(metrics.cursor);
       else this.hooks.connection("off");
@@ -126,13 +132,17 @@ export class RunFeed {
 
   private async loadLogs(): Promise<void> {
     const asked = ++this.logsAsked;
+    if (this.logsTimer !== null) clearTimeout(this.logsTimer);
     try {
       const answer = await api.logs(this.key, this.logFile, this.logRank, this.stopped.signal);
       if (asked !== this.logsAsked) return;
       this.log.replace(answer.lines, answer.cursor);
       this.hooks.lines();
     } catch (error) {
-      if (!this.stopped.signal.aborted) this.hooks.failed(error);
+      if (this.stopped.signal.aborted || asked !== this.logsAsked) return;
+      this.hooks.failed(error);
+      const wait = error instanceof api.ApiError && error.status >= 500 ? DAMAGED_RETRY_MS : RETRY_MS;
+      this.logsTimer = setTimeout(() => void this.loadLogs(), wait);
     }
   }
 }

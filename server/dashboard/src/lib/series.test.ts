@@ -26,7 +26,7 @@ describe("SeriesStore", () => {
     };
     expect(store.take({ cursor: "1-5", bucket: 4, series: [fetched] }).fresh).toBe(true);
     const next = store.take({ cursor: "1-6", bucket: null, series: [points("loss", 0, [5], [4])] });
-    expect(next).toEqual({ changed: new Set(["loss"]), fresh: false });
+    expect(next).toEqual({ changed: new Set(["loss"]), fresh: false, texts: false });
     const grid = store.grids.get("loss");
     expect(grid && lines(grid, null)).toMatchObject({ x: [0, 4], mean: [4, 3], high: [9, 4] });
     expect(grid?.column(0)).toMatchObject({ nonFinite: 2, points: 6 });

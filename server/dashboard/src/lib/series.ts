@@ -15,14 +15,16 @@ export class SeriesStore {
     this.texts.clear();
   }
 
-  /** Adds an answer or a frame; says which metrics changed and whether one of them is new. */
-  take(answer: MetricsAnswer): { changed: Set<string>; fresh: boolean } {
+  /** Adds an answer or a frame; says which metrics changed, whether one of them is new, and whether a text came. */
+  take(answer: MetricsAnswer): { changed: Set<string>; fresh: boolean; texts: boolean } {
     const changed = new Set<string>();
     let fresh = false;
+    let texts = false;
     for (const series of answer.series) {
       changed.add(series.key);
       if (series.kind === "text") {
-        fresh = this.takeText(series) || fresh;
+        this.takeText(series);
+        texts = true;
         continue;
       }
       let grid = this.grids.get(series.key);
@@ -34,19 +36,17 @@ export class SeriesStore {
       if (!grid.columns.has(series.rank)) fresh = true;
       takeNumbers(grid, series, answer.bucket);
     }
-    return { changed, fresh };
+    return { changed, fresh, texts };
   }
 
-  private takeText(series: Series): boolean {
+  private takeText(series: Series): void {
     let texts = this.texts.get(series.key);
-    const fresh = !texts;
     if (!texts) {
       texts = new Map();
       this.texts.set(series.key, texts);
     }
     const last = series.values.at(-1);
     if (last !== undefined) texts.set(series.rank, String(last));
-    return fresh;
   }
 }
 

@@ -62,6 +62,7 @@ export interface RankEntry {
   host: string | null;
   pid: number | null;
   state: "live" | "left" | "lost";
+  status: Status;
   joined_at: string | null;
   left_at: string | null;
   last_seen: string | null;
@@ -69,6 +70,13 @@ export interface RankEntry {
   rows: number;
   points: number;
   dropped: Record<string, number>;
+  /** Bytes that its process had not been told to be durable when it last told. */
+  queued_bytes: number;
+  /** Bytes of it that went to files beside the run. */
+  spooled_bytes: number;
+  reconnects: number;
+  /** What kept its records from the disk last. */
+  last_error: string | null;
 }
 
 export interface RunError {
@@ -102,6 +110,8 @@ export interface RunDetail {
   ranks: Record<string, RankEntry[]>;
   live: boolean;
   problem: string | null;
+  /** Change when what is fetched beside the record changes. */
+  stamps: { config: string; artifacts: string };
   /** Server's clock, RFC 3339. */
   now: string;
 }
@@ -160,6 +170,7 @@ export interface LogsFrame {
 }
 
 export interface Artifact {
+  key: string;
   name: string;
   size: number;
   type: string;

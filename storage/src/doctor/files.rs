@@ -1,0 +1,116 @@
+//! Looking at what lies beside the rows: spool files, half-written files, artifacts, kept copies.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use expman_model::check_artifact_name;
+use serde_json::Value as Json;
+
+use super::look::Look;
+use super::{Code, Severity};
+use crate::artifact;
+use crate::layout::names;
+
+/// Files that are named one by one.
+const NAMED_MAX: usize = 100;
+
+impl Look<'_> {
+    pub(super) fn spool(&mut self) {
+        for (_, path) in names(&self.dir.hidden().join("spool")).unwrap_or_default() {
+            if path.extension().is_none_or(|e| e != "spool") {
+                continue;
+            }
+            let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
+            let what = format!("{}: {bytes} bytes of a dead process wait", path.display());
+            self.add(Severity::Warning, Code::Spool, path, what, true);
+        }
+    }
+
+    pub(super) fn temporaries(&mut self) {
+        let mut found = self.dir.temporaries().unwrap_or_default();
+        found.extend(half_saved(&self.dir.artifacts()));
+        for path in found {
+            let what = format!("{} is half written, and nobody writes it", path.display());
+            self.add(Severity::Warning, Code::Temporary, path, what, true);
+        }
+    }
+
+    /// What the run says it saved is compared with what is there; names are looked up, never opened as they are.
+    pub(super) fn artifacts(&mut self, events: &[Json]) {
+        let Ok(there) = artifact::list(self.dir) else {
+            return;
+        };
+        let there: HashMap<_, _> = there.into_iter().collect();
+        let saved = events.iter().filter(|e| e["type"] == "artifact");
+        let mut wrong = Vec::new();
+        let mut seen = HashSet::new();
+        for event in saved {
+            let (Some(name), Some(size)) = (event["name"].as_str(), event["size"].as_u64()) else {
+                continue;
+            };
+            if !seen.insert(name) {
+                continue;
+            }
+            if check_artifact_name(name).is_err() {
+                let what = format!("artifact {name:?} has a name that is not allowed");
+                wrong.push((self.dir.artifacts(), what));
+                continue;
+            }
+            let path = self.dir.artifacts().join(name);
+            match there.get(name) {
+                None => wrong.push((path, format!("artifact {name:?} is missing"))),
+                Some(bytes) if *bytes != size => {
+                    wrong.push((
+                        path,
+                        format!("artifact {name:?} has {bytes} bytes, and was saved with {size}"),
+                    ));
+                }
+                Some(_) => match artifact::hash_of(&path) {
+                    Ok(hash) if event["hash"] == hash.as_str() => {}
+                    Ok(_) => wrong.push((path, format!("artifact {name:?} is not what was saved"))),
+                    Err(e) => wrong.push((path, e.to_string())),
+                },
+            }
+        }
+        if wrong.len() > NAMED_MAX {
+            let what = format!("and {} more artifacts", wrong.len() - NAMED_MAX);
+            wrong.truncate(NAMED_MAX);
+            wrong.push((self.dir.artifacts(), what));
+        }
+        for (path, what) in wrong {
+            self.add(Severity::Damage, Code::Artifact, path, what, false);
+        }
+    }
+
+    pub(super) fn copies(&mut self) {
+        let folders = [self.dir.root().to_owned(), self.dir.hidden()];
+        let files = folders.iter().flat_map(|f| names(f).unwrap_or_default());
+        let copies = files.filter(|(_, path)| path.extension().is_some_and(|e| e == "corrupt"));
+        for (_, path) in copies.take(NAMED_MAX) {
+            let what = format!(
+                "{} is kept for a look; delete it when it is not needed",
+                path.display()
+            );
+            self.add(Severity::Note, Code::Copy, path, what, false);
+        }
+    }
+}
+
+/// Copies of artifacts that were cut short.
+fn half_saved(artifacts: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![artifacts.to_owned()];
+    while let Some(folder) = open.pop() {
+        for (name, path) in names(&folder).unwrap_or_default() {
+            let Ok(meta) = std::fs::symlink_metadata(&path) else {
+                continue;
+            };
+            if meta.is_dir() {
+                open.push(path);
+            } else if name.starts_with('.') && path.extension().is_some_and(|e| e == "tmp") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
