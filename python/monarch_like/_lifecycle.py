@@ -12,6 +12,8 @@ import traceback
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ._core import forked, interpreter_ends
+
 if TYPE_CHECKING:
     from ._experiment import Experiment
 
@@ -20,6 +22,9 @@ EXIT_TIMEOUT_SECS = 5.0
 
 SIGNAL_TIMEOUT_SECS = 2.0
 """Longest time that a process ended by SIGTERM waits for its runs."""
+
+INSIDE_TIMEOUT_SECS = 1.0
+"""Longest time that the end of a process waits for daemon threads inside of the core."""
 
 MESSAGE_CHARS_MAX = 10_000
 """Longest message of a failure that is kept."""
@@ -64,6 +69,7 @@ def _at_exit() -> None:
         for experiment in list(_open):
             experiment._fail(message, trace)
     _close_all(status, EXIT_TIMEOUT_SECS)
+    interpreter_ends(INSIDE_TIMEOUT_SECS)
 
 
 def _close_all(status: str, timeout: float) -> None:
@@ -124,6 +130,7 @@ def _after_fork() -> None:
     """In the child: the parent's runs are not ours; they are joined anew on first use."""
     global _uncaught
     _uncaught = None
+    forked()
     for experiment in list(_open):
         experiment._forked()
 

@@ -11,6 +11,7 @@ pub mod events;
 pub mod export;
 #[cfg(test)]
 mod faults;
+mod guard;
 pub mod layout;
 pub mod legacy;
 pub mod lock;

@@ -10,7 +10,9 @@ use expman_model::record::ValueRef;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::statistics::Statistics;
 
+use crate::durable;
 use crate::error::{At, Result, StorageError};
+use crate::guard::guarded;
 use crate::layout::RunDir;
 use crate::rows::{Row, Rows};
 use crate::segment::claimed_hi;
@@ -195,10 +197,19 @@ pub(crate) fn drain(
 
 /// Adds the wanted rows of a Parquet file and returns its `hi`; `None` when it is not there.
 pub(crate) fn read_parquet(path: &Path, filter: &Filter, rows: &mut Rows) -> Result<Option<u64>> {
-    let file = match File::open(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        file => file.at("open", path)?,
+    let file = match durable::open_read(path) {
+        Err(e) if e.is_not_found() => return Ok(None),
+        file => file?,
     };
+    let before = rows.len();
+    let read = guarded(path, || read_file(path, file, filter, rows));
+    if read.is_err() {
+        rows.truncate(before);
+    }
+    read.map(Some)
+}
+
+fn read_file(path: &Path, file: File, filter: &Filter, rows: &mut Rows) -> Result<u64> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
     let hi = claimed_hi(builder.metadata());
     let wanted = (0..builder.metadata().num_row_groups())
@@ -213,7 +224,7 @@ pub(crate) fn read_parquet(path: &Path, filter: &Filter, rows: &mut Rows) -> Res
         let batch = batch.at("read", path)?;
         add_batch(path, &batch, filter, rows)?;
     }
-    hi.map(Some).ok_or_else(|| StorageError::Damaged {
+    hi.ok_or_else(|| StorageError::Damaged {
         path: path.to_owned(),
         offset: 0,
         what: "its metadata lacks expman.hi".to_owned(),

@@ -224,20 +224,15 @@ fn a_run_whose_owner_died_is_closed_with_every_row_and_the_time_of_its_end() {
     assert_eq!(meta.status, RunStatus::Crashed);
     assert!(meta.duration_secs.unwrap() < 60.0);
     assert!(dir.wals().unwrap().is_empty() && dir.segments().unwrap().is_empty());
-    let long_ago = SystemTime::now() - std::time::Duration::from_secs(100_000);
+    // A copy's files are as old as the copy; what they tell is not.
+    let later = SystemTime::now() + std::time::Duration::from_secs(100_000);
     let dir = bench.killed("b");
     for path in files(dir.root()).keys() {
         let file = fs::File::options().append(true).open(path).unwrap();
-        file.set_modified(long_ago).unwrap();
+        file.set_modified(later).unwrap();
     }
     mend(&dir);
-    let ended = self::meta(&dir).finished_at.unwrap();
-    let ended = expman_model::time::parse_rfc3339(&ended).unwrap();
-    let written = long_ago
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap()
-        .as_micros();
-    assert!((i128::from(ended) - i128::try_from(written).unwrap()).abs() < 10);
+    assert!(self::meta(&dir).duration_secs.unwrap() < 60.0);
 }
 
 #[test]

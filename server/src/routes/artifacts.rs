@@ -92,7 +92,11 @@ pub async fn content(
 /// Those that the run told of, in that order; then what else lies there.
 fn find(dir: &RunDir) -> Result<Vec<Artifact>> {
     let mut there = HashMap::new();
-    walk(&dir.artifacts(), &mut String::new(), 0, &mut there)?;
+    let folder = dir.artifacts();
+    // A link in its place would lead to anything that this user can read.
+    if std::fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir()) {
+        walk(&folder, &mut String::new(), 0, &mut there)?;
+    }
     let mut found = Vec::new();
     for event in expman_storage::events::read(&dir.events())?.0 {
         let Some(name) = event["name"]
@@ -170,7 +174,9 @@ fn is_half_written(name: &str) -> bool {
 
 /// Opens a file below a folder; the kernel refuses every way out, and every link that was put in between.
 fn open_beneath(folder: &FsPath, name: &str) -> Result<File> {
-    let root = File::open(folder).map_err(|source| io("open", folder, source))?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::DIRECTORY;
+    let root = rustix::fs::open(folder, flags, Mode::empty())
+        .map_err(|errno| io("open", folder, errno.into()))?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = rustix::fs::openat2(&root, name, flags, Mode::empty(), resolve)

@@ -368,7 +368,7 @@ impl<'a> Look<'a> {
 }
 
 /// When the run was written to for the last time.
-pub(super) fn last_written(dir: &RunDir) -> SystemTime {
+fn last_written(dir: &RunDir) -> SystemTime {
     let mut files = vec![dir.meta(), dir.events()];
     files.extend(dir.wals().unwrap_or_default().into_iter().map(|w| w.path));
     let times = files
