@@ -10,9 +10,8 @@ from typing import Any
 from .victims import Victim, Zygote
 
 PROGRAM = """
-import dataclasses, sys, time, warnings
+import dataclasses, sys, time
 
-warnings.simplefilter("ignore")
 exp = ml.Experiment(name, **options)
 step = 0
 
