@@ -2,27 +2,26 @@
 //!
 //! Group commit: what arrives within [`GROUP_AGE`] or [`GROUP_BYTES`] goes in one write; a sync follows at once when
 //! somebody flushes or much is unsynced, and at the latest after [`GROUP_COMMIT`].
+//!
+//! An error of the disk does not end it: it goes on taking commands, which the links' credit bounds, says what is the
+//! matter, and tries again. Who leaves, publishes or closes the run is answered when that is really done.
 
-use std::time::{Duration, Instant};
+mod closing;
+mod import;
+mod thread;
+
+use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
-use expman_model::limits::{GROUP_BYTES, GROUP_COMMIT};
 use expman_model::meta::LastFlush;
-use expman_model::{EventBody, RankState, RunStatus, WriterId};
+use expman_model::{EventBody, Health, RankState, RunStatus, WriterId};
+use expman_storage::StorageError;
 use expman_storage::run_writer::{Progress, Registered};
-use expman_storage::{RunWriter, StorageError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use crate::reply::answer;
+pub(crate) use self::import::{Import, Orphan, orphans};
+pub(crate) use self::thread::run;
 
-/// How long a group is gathered.
-const GROUP_AGE: Duration = Duration::from_millis(2);
-/// Unsynced bytes that make a sync due, so that acknowledgements keep up with a flood.
-const UNSYNCED_BYTES: usize = 2 << 20;
-/// How often periodic work is looked at.
-const TICK: Duration = Duration::from_millis(100);
-/// Pause between two attempts to write to a full disk.
-const RETRY: Duration = Duration::from_millis(200);
 /// Commands that may wait; links are held back by their credit long before.
 pub(crate) const QUEUE: usize = 4096;
 
@@ -48,8 +47,14 @@ pub(crate) enum Command {
         state: RankState,
         status: RunStatus,
         reason: String,
+        /// What its dead process left is brought in first.
+        remains: Option<Remains>,
         done: Option<oneshot::Sender<Progress>>,
     },
+    /// A process that was given up, or has left, is dead now: what it left is brought in.
+    Import { writer: u32, remains: Remains },
+    /// What a rank tells of its sending.
+    Health { writer: u32, health: Health },
     /// When a rank was last heard of.
     Seen { writer: u32, at_us: i64 },
     /// A line for `events.jsonl`.
@@ -62,6 +67,13 @@ pub(crate) enum Command {
     Finish(oneshot::Sender<Result<(), String>>),
 }
 
+/// What is left of a dead process besides its spool files.
+#[derive(Debug, Default)]
+pub(crate) struct Remains {
+    /// The queue that it shared with the owner.
+    pub(crate) ring: Option<OwnedFd>,
+}
+
 /// Comes back when everything before it is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SyncToken {
@@ -70,7 +82,18 @@ pub(crate) struct SyncToken {
     pub(crate) version: expman_model::Version,
 }
 
-/// What the thread reports after a sync.
+/// What the thread reports.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// Last sequence numbers that outlive the processes, by writer.
+    Written(Vec<(u32, u64)>),
+    /// After a sync.
+    Committed(Committed),
+    /// What keeps it from writing; empty when that is over.
+    Trouble(String),
+}
+
+/// See [`Report::Committed`].
 #[derive(Debug)]
 pub(crate) struct Committed {
     /// Writers whose batches became durable, and how far they are.
@@ -85,197 +108,3 @@ pub(crate) struct Committed {
 
 /// Why the thread ended.
 pub(crate) type Ended = Result<(), StorageError>;
-
-/// Runs until the run is finished or its files fail; `report` gets every [`Committed`].
-pub(crate) fn run(
-    writer: RunWriter,
-    mut commands: mpsc::Receiver<Command>,
-    report: impl Fn(Committed),
-) -> Ended {
-    let mut thread = Thread {
-        writer: Some(writer),
-        touched: Vec::new(),
-        tokens: Vec::new(),
-        rejected: Vec::new(),
-        unsynced: 0,
-        dirty_since: None,
-        urgent: false,
-    };
-    loop {
-        match recv_timeout(&mut commands, TICK) {
-            Received::Command(command) => {
-                let start = Instant::now();
-                let mut next = Some(command);
-                let mut bytes = 0;
-                while let Some(command) = next {
-                    if let Command::Batch { records, .. } = &command {
-                        bytes += records.len();
-                    }
-                    if thread.handle(command)? {
-                        return Ok(());
-                    }
-                    let go_on = bytes < GROUP_BYTES && start.elapsed() < GROUP_AGE;
-                    next = if go_on {
-                        commands.try_recv().ok()
-                    } else {
-                        None
-                    };
-                }
-            }
-            Received::Nothing => {}
-            Received::Closed => return thread.writer.take().map_or(Ok(()), |mut w| w.save()),
-        }
-        thread.commit(&report)?;
-    }
-}
-
-enum Received {
-    Command(Command),
-    Nothing,
-    Closed,
-}
-
-/// Waits for a command with a limit, parked.
-fn recv_timeout(commands: &mut mpsc::Receiver<Command>, limit: Duration) -> Received {
-    match commands.try_recv() {
-        Ok(command) => return Received::Command(command),
-        Err(mpsc::error::TryRecvError::Disconnected) => return Received::Closed,
-        Err(mpsc::error::TryRecvError::Empty) => {}
-    }
-    let handle = tokio::runtime::Handle::current();
-    match handle.block_on(async { tokio::time::timeout(limit, commands.recv()).await }) {
-        Ok(Some(command)) => Received::Command(command),
-        Ok(None) => Received::Closed,
-        Err(_elapsed) => Received::Nothing,
-    }
-}
-
-struct Thread {
-    writer: Option<RunWriter>,
-    touched: Vec<u32>,
-    tokens: Vec<SyncToken>,
-    rejected: Vec<(u32, String)>,
-    unsynced: usize,
-    dirty_since: Option<Instant>,
-    urgent: bool,
-}
-
-impl Thread {
-    /// Applies a command in memory; true when the run is finished.
-    fn handle(&mut self, command: Command) -> Result<bool, StorageError> {
-        let Some(w) = &mut self.writer else {
-            return Ok(true);
-        };
-        match command {
-            Command::Register {
-                id,
-                host,
-                pid,
-                reply,
-            } => {
-                let registered = w.register(id, &host, pid);
-                self.dirty_since.get_or_insert_with(Instant::now);
-                answer(reply, registered);
-            }
-            Command::Batch { writer, records } => match w.append(writer, &records) {
-                Ok(_) => {
-                    self.unsynced += records.len();
-                    self.dirty_since.get_or_insert_with(Instant::now);
-                    if !self.touched.contains(&writer) {
-                        self.touched.push(writer);
-                    }
-                }
-                Err(e @ StorageError::Batch { .. }) => self.rejected.push((writer, e.to_string())),
-                Err(e) => return Err(e),
-            },
-            Command::Sync(token) => {
-                self.tokens.push(token);
-                self.urgent = true;
-            }
-            Command::Leave {
-                writer,
-                state,
-                status,
-                reason,
-                done,
-            } => {
-                w.leave(writer, state, status, &reason);
-                retry(|| w.save())?;
-                if let Some(done) = done {
-                    answer(done, w.progress(writer));
-                }
-            }
-            Command::WorldSize(n) => w.set_world_size(n),
-            Command::Seen { writer, at_us } => w.seen(writer, at_us),
-            Command::Event(body) => w.event(body),
-            Command::Flushed(flush) => w.flushed(flush),
-            Command::Publish(reply) => {
-                retry(|| w.publish_now())?;
-                answer(reply, ());
-            }
-            Command::Finish(reply) => {
-                if let Some(w) = self.writer.take() {
-                    let done = w.finish();
-                    let told = done.as_ref().copied().map_err(ToString::to_string);
-                    answer(reply, told);
-                    done?;
-                }
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Writes the group; syncs and reports when that is due.
-    fn commit(&mut self, report: &impl Fn(Committed)) -> Ended {
-        let Some(w) = &mut self.writer else {
-            return Ok(());
-        };
-        retry(|| w.write())?;
-        let due = self.urgent
-            || self.unsynced >= UNSYNCED_BYTES
-            || self
-                .dirty_since
-                .is_some_and(|since| since.elapsed() >= GROUP_COMMIT);
-        if due {
-            w.sync()?;
-            self.urgent = false;
-            self.unsynced = 0;
-            self.dirty_since = None;
-            let writers = self
-                .touched
-                .drain(..)
-                .map(|at| (at, w.progress(at)))
-                .collect();
-            let tokens = self
-                .tokens
-                .drain(..)
-                .map(|t| (t, w.progress(t.index)))
-                .collect();
-            report(Committed {
-                writers,
-                tokens,
-                rejected: std::mem::take(&mut self.rejected),
-                rows: w.total(),
-            });
-        }
-        retry(|| w.tick())
-    }
-}
-
-/// Repeats work as long as the disk is full; whoever waits for it is held back meanwhile and nothing is acknowledged.
-fn retry(mut work: impl FnMut() -> Result<(), StorageError>) -> Ended {
-    loop {
-        match work() {
-            Err(StorageError::Io {
-                action,
-                path,
-                source,
-            }) if source.kind() == std::io::ErrorKind::StorageFull => {
-                tracing::error!("{action} {}: {source}; trying again", path.display());
-                std::thread::sleep(RETRY);
-            }
-            done => return done,
-        }
-    }
-}

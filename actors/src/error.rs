@@ -21,6 +21,10 @@ pub enum MeshError {
     Refused(String),
     #[error("the run's owner could not be started: {0}")]
     OwnerStart(String),
+    #[error("the run's owner ended: {0}")]
+    OwnerEnd(String),
+    #[error("the run at {path} still has living processes ({processes}): end them first", path = path.display())]
+    StillLive { path: PathBuf, processes: String },
     #[error("the run at {path} could not be joined within {waited:?}: {why}", path = path.display())]
     JoinTimeout {
         path: PathBuf,

@@ -70,7 +70,7 @@ async fn serve<C: Carrier>(
         read,
         write,
         peer_pid,
-        ring: _ring,
+        ring,
     } = connection;
     let mut reader = FrameReader::new(read);
     reader.allow(HELLO_BYTES_MAX);
@@ -87,6 +87,7 @@ async fn serve<C: Carrier>(
         RunMsg::Hello {
             link,
             hello,
+            ring,
             to: sender,
         },
     );
@@ -158,7 +159,8 @@ async fn read_frames(
             },
             Some(Frame::Marker(marker)) => RunMsg::Marker { link, marker },
             Some(Frame::Bye(status)) => RunMsg::Bye { link, status },
-            Some(Frame::Ping | Frame::Health(_)) => RunMsg::Heard { link },
+            Some(Frame::Ping) => RunMsg::Heard { link },
+            Some(Frame::Health(health)) => RunMsg::Health { link, health },
             Some(Frame::Flush(request)) => RunMsg::Flush { link, request },
             Some(other) => return Err(MeshError::Protocol(format!("unexpected {other:?}"))),
         };

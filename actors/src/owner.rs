@@ -1,5 +1,6 @@
 //! The owner of a run: hosts its RunActor, ClientActor and commit thread, in a process of its own or in this one.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use expman_model::time::{now_us, rfc3339_us};
@@ -16,6 +17,7 @@ use crate::hub;
 use crate::link::carrier::Carrier;
 use crate::link::frame::PROTOCOL;
 use crate::link::unix::{UnixCarrier, socket_dir};
+use crate::reply::cast;
 use crate::run_actor::{RunActor, RunArgs, RunMsg};
 
 /// What an owner process is given.
@@ -33,6 +35,9 @@ pub const OWNER_SPEC: &str = "EXPMAN_OWNER_SPEC";
 pub const READY: &str = "ready";
 /// First word of an owner process that found another owner.
 pub const TAKEN: &str = "taken";
+
+/// Bytes of `.expman/owner.json` that are read: what is longer is none of ours.
+const ADDRESS_BYTES_MAX: u64 = 64 << 10;
 
 /// `.expman/owner.json`: where the owner is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +60,9 @@ impl OwnerAddress {
     /// Reads where a run's owner is, or last was.
     #[must_use]
     pub fn read(dir: &RunDir) -> Option<Self> {
-        let bytes = durable::read_if_there(&dir.owner()).ok()??;
+        let mut bytes = Vec::new();
+        let file = durable::open_read(&dir.owner()).ok()?;
+        file.take(ADDRESS_BYTES_MAX).read_to_end(&mut bytes).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 }
@@ -107,10 +114,7 @@ impl Owner {
             run_id: meta.id.unwrap_or_else(RunId::generate),
             meta: meta.clone(),
             rows,
-            expected: expected
-                .into_iter()
-                .map(|live| (live.index, live.id, live.progress))
-                .collect(),
+            expected,
             gone: gone.into_iter().map(|live| live.index).collect(),
             ranks,
             commit,
@@ -127,13 +131,14 @@ impl Owner {
             .name("expman-commit".to_owned())
             .spawn(move || {
                 let _inside = runtime.enter();
-                let ended = commit::run(writer, commands, |committed| {
-                    if report_to.cast(RunMsg::Committed(committed)).is_err() {
+                let ended = commit::run(writer, commands, |report| {
+                    if report_to.cast(RunMsg::Commit(report)).is_err() {
                         tracing::debug!("the run actor is gone");
                     }
                 });
                 if let Err(e) = ended {
-                    tracing::error!("the run's files failed: {e}");
+                    tracing::error!("this owner ends: {e}");
+                    cast(&report_to, RunMsg::Ended);
                     done_tell.send_if_modified(|done| {
                         let first = done.is_none();
                         done.get_or_insert(Err(e.to_string()));
@@ -216,6 +221,7 @@ fn socket_path(dir: &RunDir, epoch: u64) -> Result<PathBuf> {
 /// # Errors
 /// With that reason.
 pub fn main() -> Result<()> {
+    close_inherited();
     let spec = std::env::var(OWNER_SPEC)
         .map_err(|e| MeshError::OwnerStart(format!("{OWNER_SPEC}: {e}")))?;
     let spec: OwnerSpec = serde_json::from_str(&spec)
@@ -239,7 +245,7 @@ pub fn main() -> Result<()> {
                 let closed = owner.closed().await;
                 // The last farewells are still on their way.
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                closed.map_err(MeshError::OwnerStart)
+                closed.map_err(MeshError::OwnerEnd)
             }
             Err(MeshError::Storage(expman_storage::StorageError::Locked { .. })) => {
                 say(TAKEN);
@@ -251,6 +257,29 @@ pub fn main() -> Result<()> {
             }
         }
     })
+}
+
+/// Closes what the process that started this one left open for it: somebody may wait for the end of a pipe, or of a
+/// connection, that this process would hold open for as long as the run.
+fn close_inherited() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    let open: Vec<i32> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2)
+        .collect();
+    // The one that listed them is closed by now.
+    let still = |fd: &i32| std::fs::read_link(format!("/proc/self/fd/{fd}")).is_ok();
+    for fd in open.into_iter().filter(still) {
+        #[expect(
+            unsafe_code,
+            reason = "nothing was opened in this process yet that is still in use: no runtime, no socket, no file"
+        )]
+        unsafe {
+            rustix::io::close(fd);
+        }
+    }
 }
 
 /// A scheduler that ends a job signals every process of it. The owner stays for what the ranks still have to say,

@@ -8,23 +8,25 @@
 
 mod joining;
 mod leaving;
+mod reporting;
 
 use std::collections::{BTreeSet, HashMap};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::Bytes;
 use expman_model::limits::{HEARTBEAT, LEASE};
 use expman_model::time::now_us;
-use expman_model::{RankState, RunId, RunMeta, RunStatus, WriterId};
-use expman_storage::run_writer::Progress;
+use expman_model::{Health, RankState, RunId, RunMeta, RunStatus, WriterId};
+use expman_storage::run_writer::{LiveWriter, Progress};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, watch};
 
 use crate::barrier::Standing;
 use crate::client_actor::ClientMsg;
-use crate::commit::{Command, Committed, SyncToken};
+use crate::commit::{Command, Remains, Report, SyncToken};
 use crate::link::carrier::FrameSender;
-use crate::link::frame::{Ack, FlushRequest, Frame, Hello, Marker};
+use crate::link::frame::{FlushRequest, Hello, Marker};
 use crate::reply::cast;
 
 /// How long a run whose ranks have all left waits for announced ones that never came.
@@ -40,6 +42,8 @@ pub(crate) enum RunMsg {
     Hello {
         link: LinkId,
         hello: Hello,
+        /// The queue that it shares with us, to be read when it is dead.
+        ring: Option<OwnedFd>,
         to: FrameSender,
     },
     /// Whole records.
@@ -59,14 +63,18 @@ pub(crate) enum RunMsg {
     Gone { link: LinkId, dead: bool },
     /// A process said something.
     Heard { link: LinkId },
+    /// What it tells of its sending.
+    Health { link: LinkId, health: Health },
     /// A process without a link has used up its lease.
     LeaseOver { writer: WriterId, link: LinkId },
     /// No rank is left and nobody came for a while.
     LingerOver,
     /// From the commit thread.
-    Committed(Committed),
+    Commit(Report),
     /// The files are closed.
     Finished(Result<(), String>),
+    /// The commit thread gave up: this owner is none any more.
+    Ended,
     /// Spreads what was heard.
     Tick,
 }
@@ -80,7 +88,7 @@ pub(crate) struct RunArgs {
     pub(crate) run_id: RunId,
     pub(crate) rows: u64,
     /// Processes that the previous owner knew and that may come back.
-    pub(crate) expected: Vec<(u32, WriterId, Progress)>,
+    pub(crate) expected: Vec<LiveWriter>,
     /// Processes that it knew and that ended meanwhile, by index.
     pub(crate) gone: Vec<u32>,
     pub(crate) ranks: BTreeSet<u32>,
@@ -99,6 +107,21 @@ struct Member {
     to: Option<FrameSender>,
     standing: Standing,
     leaving: bool,
+    process: Process,
+}
+
+/// Where a member runs, and what it shares with us.
+#[derive(Debug)]
+struct Process {
+    host: String,
+    pid: u32,
+    ring: Option<OwnedFd>,
+}
+
+impl Process {
+    fn is_gone(&self) -> bool {
+        crate::host::is_gone(&self.host, self.pid)
+    }
 }
 
 /// What the actor keeps.
@@ -107,6 +130,10 @@ pub(crate) struct RunActorState {
     members: HashMap<WriterId, Member>,
     by_link: HashMap<LinkId, WriterId>,
     by_index: HashMap<u32, WriterId>,
+    /// Processes that were given up while they lived, by index: they may have died since.
+    estranged: HashMap<u32, Process>,
+    /// What keeps the files from being written; empty when nothing does.
+    trouble: String,
     /// Links to tell when the run is closed.
     farewells: Vec<FrameSender>,
     finishing: bool,
@@ -128,17 +155,26 @@ impl Actor for RunActor {
             members: HashMap::new(),
             by_link: HashMap::new(),
             by_index: HashMap::new(),
+            estranged: HashMap::new(),
+            trouble: String::new(),
             farewells: Vec::new(),
             finishing: false,
         };
-        for (index, writer, progress) in expected {
-            let standing = standing(progress, now_us());
-            state.insert(writer, index, standing);
+        for live in expected {
+            let standing = standing(live.progress, now_us());
+            let writer = live.id;
+            let process = Process {
+                host: live.host,
+                pid: live.pid,
+                ring: None,
+            };
+            state.insert(writer, live.index, standing, process);
             state.client(ClientMsg::Expected { writer, standing });
             after(&myself, LEASE, RunMsg::LeaseOver { writer, link: 0 });
         }
         for writer in std::mem::take(&mut state.args.gone) {
-            state.tell(lost(writer, GONE)).await;
+            let remains = Some(Remains::default());
+            state.tell(lost(writer, GONE, remains)).await;
         }
         after(&myself, LINGER, RunMsg::LingerOver);
         drop(myself.send_interval(HEARTBEAT, || RunMsg::Tick));
@@ -152,7 +188,12 @@ impl Actor for RunActor {
         state: &mut RunActorState,
     ) -> Result<(), ActorProcessingErr> {
         match msg {
-            RunMsg::Hello { link, hello, to } => state.hello(link, hello, to).await,
+            RunMsg::Hello {
+                link,
+                hello,
+                ring,
+                to,
+            } => state.hello(link, hello, ring, to).await,
             RunMsg::Batch { link, records } => state.batch(link, records).await,
             RunMsg::Marker { link, marker } => state.marker(link, marker).await,
             RunMsg::Flush { link, request } => state.flush(link, request),
@@ -162,8 +203,10 @@ impl Actor for RunActor {
             RunMsg::Heard { link } => state.heard(link),
             RunMsg::LeaseOver { writer, link } => state.lease_over(&myself, writer, link).await,
             RunMsg::LingerOver => state.finish_if_empty(&myself, true).await,
-            RunMsg::Committed(committed) => state.committed(committed),
+            RunMsg::Health { link, health } => state.health(link, health).await,
+            RunMsg::Commit(report) => state.reported(report),
             RunMsg::Finished(done) => state.finished(done),
+            RunMsg::Ended => state.ended(&myself),
             RunMsg::Tick => state.tick().await,
         }
         Ok(())
@@ -171,7 +214,7 @@ impl Actor for RunActor {
 }
 
 impl RunActorState {
-    fn insert(&mut self, writer: WriterId, index: u32, standing: Standing) {
+    fn insert(&mut self, writer: WriterId, index: u32, standing: Standing, process: Process) {
         self.by_index.insert(index, writer);
         self.members.insert(
             writer,
@@ -181,6 +224,7 @@ impl RunActorState {
                 to: None,
                 standing,
                 leaving: false,
+                process,
             },
         );
     }
@@ -242,47 +286,11 @@ impl RunActorState {
         }
     }
 
-    fn committed(&mut self, committed: Committed) {
-        self.args.rows = committed.rows;
-        for (index, progress) in committed.writers {
-            if let Some(member) = self
-                .by_index
-                .get(&index)
-                .and_then(|w| self.members.get_mut(w))
-            {
-                member.standing = standing(progress, member.standing.last_seen_us);
-                if let Some(to) = &member.to {
-                    to.tell(Frame::Ack(Ack {
-                        durable_seq: progress.durable_seq,
-                        written_seq: progress.durable_seq,
-                    }));
-                }
-            }
-        }
-        for (token, progress) in committed.tokens {
-            let seen = self
-                .members
-                .get(&token.writer)
-                .map_or_else(now_us, |m| m.standing.last_seen_us);
-            let msg = ClientMsg::Durable {
-                version: token.version,
-                writer: token.writer,
-                seq: progress.durable_seq,
-                standing: standing(progress, seen),
-                rows: committed.rows,
-            };
-            self.client(msg);
-        }
-        for (index, why) in committed.rejected {
-            tracing::error!("batch refused: {why}");
-            if let Some(to) = self
-                .by_index
-                .get(&index)
-                .and_then(|w| self.members.get(w))
-                .and_then(|m| m.to.as_ref())
-            {
-                to.tell(Frame::Refused(why));
-            }
+    async fn health(&mut self, link: LinkId, health: Health) {
+        if let Some((_, member)) = self.member(link) {
+            member.standing.last_seen_us = now_us();
+            let writer = member.index;
+            self.tell(Command::Health { writer, health }).await;
         }
     }
 
@@ -312,12 +320,13 @@ pub(crate) const FOREIGN: &str = "the run belongs to another launch";
 const GONE: &str = "its process is gone";
 
 /// What the commit thread is told of a process that vanished.
-fn lost(writer: u32, reason: &str) -> Command {
+fn lost(writer: u32, reason: &str, remains: Option<Remains>) -> Command {
     Command::Leave {
         writer,
         state: RankState::Lost,
         status: RunStatus::Crashed,
         reason: reason.to_owned(),
+        remains,
         done: None,
     }
 }

@@ -199,6 +199,6 @@ pub fn experiment(folder: &Path, fix: bool) -> Option<Finding> {
 pub fn close(dir: &RunDir) -> Result<()> {
     let lock = OwnerLock::take(dir)?;
     let seed = expman_model::RunMeta::default();
-    let (writer, _) = RunWriter::open(&lock, dir, seed)?;
+    let (mut writer, _) = RunWriter::open(&lock, dir, seed)?;
     writer.finish()
 }

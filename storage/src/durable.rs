@@ -9,6 +9,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::error::{At, Result};
+use crate::lock::Fence;
 
 /// The name beside `path` under which its next content is written.
 pub fn temporary(path: &Path) -> PathBuf {
@@ -32,8 +33,8 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
 /// # Errors
 /// When the sync or the rename fails; `path` then has its old content.
 pub fn publish(tmp: &Path, file: &File, path: &Path) -> Result<()> {
-    file.sync_all().at("sync", tmp)?;
-    fs::rename(tmp, path).at("rename", tmp)?;
+    sync_all(file, tmp)?;
+    rename(tmp, path)?;
     match path.parent() {
         Some(dir) if dir.as_os_str().is_empty() => sync_dir(Path::new(".")),
         Some(dir) => sync_dir(dir),
@@ -46,10 +47,100 @@ pub fn publish(tmp: &Path, file: &File, path: &Path) -> Result<()> {
 /// # Errors
 /// When any step fails; `path` then has its old content.
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let tmp = temporary(path);
-    let mut file = create(&tmp)?;
-    file.write_all(content).at("write", &tmp)?;
-    publish(&tmp, &file, path)
+    prepare(path, content)?.publish(None)
+}
+
+/// Writes what is to replace the content of `path`.
+///
+/// # Errors
+/// When it can't be written.
+pub(crate) fn prepare(path: &Path, content: &[u8]) -> Result<Prepared> {
+    let next = Prepared::new(path)?;
+    write_at(&next.file, &next.tmp, content, 0)?;
+    Ok(next)
+}
+
+/// The next content of a file, under a temporary name; dropped before it is published it leaves nothing.
+///
+/// The name is of this process alone: an owner that was replaced while it stood still must not touch the next one's.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) tmp: PathBuf,
+    pub(crate) file: File,
+    path: PathBuf,
+}
+
+impl Prepared {
+    /// Begins with nothing.
+    pub(crate) fn new(path: &Path) -> Result<Self> {
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        name.push(format!(".{}.tmp", std::process::id()));
+        let tmp = path.with_file_name(name);
+        Ok(Self {
+            file: create(&tmp)?,
+            tmp,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Makes it durable and puts it in its place, unless the fence says that the place is another owner's.
+    pub(crate) fn publish(mut self, fence: Option<&Fence>) -> Result<()> {
+        sync_all(&self.file, &self.tmp)?;
+        fence.map_or(Ok(()), Fence::check)?;
+        rename(&self.tmp, &self.path)?;
+        self.tmp = PathBuf::new();
+        match self.path.parent() {
+            Some(dir) if dir.as_os_str().is_empty() => sync_dir(Path::new(".")),
+            Some(dir) => sync_dir(dir),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if !self.tmp.as_os_str().is_empty()
+            && let Err(e) = fs::remove_file(&self.tmp)
+        {
+            tracing::debug!("remove {}: {e}", self.tmp.display());
+        }
+    }
+}
+
+/// Writes all of `bytes` at a known place; what an error leaves behind that place is undefined.
+pub(crate) fn write_at(file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
+    #[cfg(test)]
+    crate::faults::write(file, path, bytes, offset).at("write", path)?;
+    file.write_all_at(bytes, offset).at("write", path)
+}
+
+/// Writes all of `bytes` at the end of a file that was opened for appending.
+pub(crate) fn append(mut file: &File, path: &Path, bytes: &[u8]) -> Result<()> {
+    #[cfg(test)]
+    crate::faults::write(file, path, bytes, 0).at("append", path)?;
+    file.write_all(bytes).at("append", path)
+}
+
+/// Makes a file's content durable.
+///
+/// After an error nothing that was written since the last success may be taken for durable, whatever a further call on
+/// the same file says: the kernel reports a lost page once.
+pub(crate) fn sync_data(file: &File, path: &Path) -> Result<()> {
+    #[cfg(test)]
+    crate::faults::sync(file, path).at("sync", path)?;
+    file.sync_data().at("sync", path)
+}
+
+fn sync_all(file: &File, path: &Path) -> Result<()> {
+    #[cfg(test)]
+    crate::faults::sync(file, path).at("sync", path)?;
+    file.sync_all().at("sync", path)
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    #[cfg(test)]
+    crate::faults::rename(from).at("rename", from)?;
+    fs::rename(from, to).at("rename", from)
 }
 
 /// Creates an empty file for writing, cutting what stood there.
@@ -57,14 +148,17 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
 /// # Errors
 /// When it can't be created.
 pub fn create(path: &Path) -> Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .create(true)
         .truncate(true)
         .write(true)
         .read(true)
         .mode(0o640)
         .open(path)
-        .at("create", path)
+        .at("create", path)?;
+    #[cfg(test)]
+    crate::faults::created(&file, path);
+    Ok(file)
 }
 
 /// Opens a file for writing at known places, keeping its content.

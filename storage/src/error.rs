@@ -35,6 +35,10 @@ pub enum StorageError {
     },
     #[error("{path} is locked by another owner", path = path.display())]
     Locked { path: PathBuf },
+    #[error("fenced: {path} is not the lock that was taken; another owner has the run", path = path.display())]
+    Fenced { path: PathBuf },
+    #[error("the run's folder {path} is gone: it was removed or renamed while the run was written", path = path.display())]
+    Vanished { path: PathBuf },
     #[error("{path} already holds a run; resume it or choose another name", path = path.display())]
     Exists { path: PathBuf },
     #[error("{path} holds no run", path = path.display())]
@@ -102,6 +106,20 @@ impl<T> At<T> for std::result::Result<T, arrow::error::ArrowError> {
 }
 
 impl StorageError {
+    /// Whether the run can't be written by this process any more, whatever is tried again.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::Fenced { .. } | Self::Vanished { .. })
+    }
+
+    /// Whether there was no room: what was written before is as good as ever.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. }
+            if matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge))
+    }
+
     /// Whether the file was simply not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

@@ -9,6 +9,8 @@ pub mod durable;
 pub mod error;
 pub mod events;
 pub mod export;
+#[cfg(test)]
+mod faults;
 mod guard;
 pub mod layout;
 pub mod legacy;
@@ -30,7 +32,7 @@ pub mod yaml;
 pub use catalog::{Catalog, RunEntry, RunKind};
 pub use error::{Result, StorageError};
 pub use layout::RunDir;
-pub use lock::OwnerLock;
+pub use lock::{Fence, OwnerLock};
 pub use reader::{Filter, Snapshot, snapshot};
 pub use recovery::Recovery;
 pub use rows::{Row, Rows};

@@ -87,29 +87,62 @@ fn try_snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
             path: dir.root().to_owned(),
         })?;
     for path in segment_chain(dir, &mut end)? {
-        read_parquet(&path, filter, &mut rows)?;
-    }
-    let mut log = None;
-    let mut problems = Vec::new();
-    let sealed = end;
-    for wal in dir.wals()?.into_iter().filter(|w| w.lo >= sealed) {
-        if wal.lo != end {
-            return Err(StorageError::MissingRows {
-                path: dir.root().to_owned(),
-                from: end,
-                to: wal.lo,
-            });
+        // One that was published meanwhile is in the file that was read before: all is read again.
+        if read_parquet(&path, filter, &mut rows)?.is_none() {
+            return Err(std::io::Error::from(std::io::ErrorKind::NotFound)).at("open", &path);
         }
-        let mut reader = WalReader::open(&wal.path)?;
-        end += drain(&mut reader, filter, &mut rows, &mut problems)?;
-        log = Some(reader);
     }
+    let mut problems = Vec::new();
+    let log = read_logs(dir, &mut end, filter, &mut rows, &mut problems)?;
     Ok(Snapshot {
         rows,
         total: end,
         log,
         problems,
     })
+}
+
+/// Every row from `from` on, which is where the commit logs begin.
+pub(crate) fn unsealed(dir: &RunDir, from: u64) -> Result<Rows> {
+    let mut rows = Rows::default();
+    let mut end = from;
+    read_logs(
+        dir,
+        &mut end,
+        &Filter::default(),
+        &mut rows,
+        &mut Vec::new(),
+    )?;
+    Ok(rows)
+}
+
+/// Reads the logs that begin at `end` or behind it, and returns the last one.
+fn read_logs(
+    dir: &RunDir,
+    end: &mut u64,
+    filter: &Filter,
+    rows: &mut Rows,
+    problems: &mut Vec<String>,
+) -> Result<Option<WalReader>> {
+    let sealed = *end;
+    let mut logs = dir.wals()?;
+    logs.retain(|log| log.lo >= sealed);
+    let mut last = None;
+    for (n, log) in logs.iter().enumerate() {
+        if log.lo != *end {
+            return Err(StorageError::MissingRows {
+                path: dir.root().to_owned(),
+                from: *end,
+                to: log.lo,
+            });
+        }
+        let mut reader = WalReader::open(&log.path)?;
+        // A log that was given up may hold more than the next one begins behind: that is in the next one, too.
+        let limit = logs.get(n + 1).map_or(u64::MAX, |next| next.lo - log.lo);
+        *end += drain(&mut reader, filter, rows, problems, limit)?;
+        last = Some(reader);
+    }
+    Ok(last)
 }
 
 /// Segments that continue the published rows, the longest first where two start at one row.
@@ -127,18 +160,23 @@ pub(crate) fn segment_chain(dir: &RunDir, end: &mut u64) -> Result<Vec<PathBuf>>
     Ok(chain)
 }
 
-/// Reads every whole frame that a log has now and returns how many rows they held.
+/// Reads every whole frame that a log has now, as long as they hold at most `limit` rows, and returns how many.
 pub(crate) fn drain(
     reader: &mut WalReader,
     filter: &Filter,
     rows: &mut Rows,
     problems: &mut Vec<String>,
+    limit: u64,
 ) -> Result<u64> {
     let mut seen = 0;
     loop {
         match reader.next_frame()? {
             Ok(Frame::Batch(batch)) => {
-                seen += batch.rows.len() as u64;
+                let n = batch.rows.len() as u64;
+                if seen + n > limit {
+                    return Ok(seen);
+                }
+                seen += n;
                 for row in batch.rows.iter().filter(|row| filter.admits(row)) {
                     rows.push_row(&row);
                 }

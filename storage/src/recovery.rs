@@ -1,27 +1,30 @@
 //! Opening a run for writing: a new one, one that was closed, or one whose owner died.
 
+mod replay;
+
 use std::time::Instant;
 
 use expman_model::meta::RUN_FORMAT;
 use expman_model::time::{now_us, rfc3339_us};
-use expman_model::{EventBody, Param, RankState, RunId, RunMeta, RunStatus};
+use expman_model::{EventBody, Param, RunId, RunMeta, RunStatus};
 
+use self::replay::Replay;
 use crate::catalog::ExperimentMeta;
 use crate::error::{At, Result, StorageError};
 use crate::events::EventLog;
-use crate::layout::{RunDir, WalFile};
+use crate::layout::RunDir;
 use crate::lock::OwnerLock;
 use crate::reader::segment_chain;
 use crate::rows::Rows;
-use crate::run_writer::{Log, RunWriter, WAL_FORMAT, apply_others, header};
+use crate::run_writer::{Chores, Log, RunWriter, header};
 use crate::sealer::{Sealer, remove};
 use crate::state::RunState;
 use crate::text::TextFile;
-use crate::wal::{Frame, FrameEncoder, Next, WalReader};
+use crate::wal::FrameEncoder;
 use crate::{durable, segment, yaml};
 
 /// What opening a run found and mended.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recovery {
     /// Whether the run existed.
     pub existed: bool,
@@ -31,6 +34,8 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Damage that was set aside, in words.
     pub problems: Vec<String>,
+    /// Records that the damage cost.
+    gaps: Vec<EventBody>,
 }
 
 impl RunWriter {
@@ -38,7 +43,8 @@ impl RunWriter {
     ///
     /// # Errors
     /// When the folder can't be written, or what stands there is damaged beyond a torn tail.
-    pub fn open(_lock: &OwnerLock, dir: &RunDir, seed: RunMeta) -> Result<(Self, Recovery)> {
+    pub fn open(lock: &OwnerLock, dir: &RunDir, seed: RunMeta) -> Result<(Self, Recovery)> {
+        let fence = lock.fence();
         let mut recovery = Recovery {
             existed: dir.meta().exists(),
             ..Recovery::default()
@@ -50,27 +56,26 @@ impl RunWriter {
         let published = segment::read_hi(&dir.metrics())?;
         let mut lo = published;
         let chain = segment_chain(dir, &mut lo)?;
-        for stale in dir
-            .segments()?
-            .into_iter()
-            .filter(|s| !chain.contains(&s.path))
-        {
-            remove(&stale.path)?;
-        }
+        set_aside(dir, &chain, lo, &mut recovery)?;
         state.meta.rows = lo;
-        let text_ends =
-            [dir.run_log(), dir.console_log()].map(|p| std::fs::metadata(p).map_or(0, |m| m.len()));
-        let mut replay = Replay {
-            state: &mut state,
-            rows: &mut rows,
-            text_ends: None,
-            recovery: &mut recovery,
-        };
+        let texts = [dir.run_log(), dir.console_log()];
+        let lengths = texts
+            .each_ref()
+            .map(|p| std::fs::metadata(p).map_or(0, |m| m.len()));
         let logs = dir.wals()?;
-        for (n, log) in logs.iter().enumerate() {
-            replay.log(log, lo, n + 1 == logs.len())?;
+        let [text_starts, text_ends] =
+            Replay::new(&mut state, &mut rows, lo, &texts, &mut recovery)
+                .logs(&logs)?
+                .unwrap_or([lengths, lengths]);
+        for n in 0..2 {
+            if lengths[n] < text_ends[n] {
+                recovery.problems.push(format!(
+                    "{} lacks its last {} bytes",
+                    texts[n].display(),
+                    text_ends[n] - lengths[n]
+                ));
+            }
         }
-        let text_ends = replay.text_ends.unwrap_or(text_ends);
         let generation = logs.iter().map(|l| l.epoch).max().unwrap_or(0) + 1;
         state.meta.owner_epoch += 1;
         state.meta.format = RUN_FORMAT;
@@ -79,7 +84,7 @@ impl RunWriter {
             .len();
         let hi = lo + rows.len() as u64;
         if hi > lo {
-            segment::write_sorted(&dir.segment(lo, hi), &rows, hi)?;
+            segment::prepare_sorted(&dir.segment(lo, hi), &rows, hi)?.publish(Some(&fence))?;
             rows = Rows {
                 keys: std::mem::take(&mut rows.keys),
                 ..Rows::default()
@@ -87,41 +92,36 @@ impl RunWriter {
         }
         state.meta.rows = hi;
         let mut encoder = FrameEncoder::default();
-        let mut pending = Vec::new();
-        encoder.header(
-            &mut pending,
-            &header(&state, hi, text_ends[0], text_ends[1]),
-        );
-        let path = dir.wal(hi, generation);
-        let file = durable::create(&path)?;
+        let mut frames = Vec::new();
+        let header = header(&state, hi, text_ends);
+        encoder.header(&mut frames, &header);
         let epoch = state.meta.owner_epoch;
         let now = Instant::now();
         let mut writer = Self {
             dir: dir.clone(),
             events: EventLog::open(&dir.events(), epoch.to_string())?,
             pending_events: Vec::new(),
+            chores: Chores::default(),
             rows,
             lo: hi,
-            log: Log {
-                path,
-                file,
-                generation,
-                written: 0,
-                pending,
-                dirty: true,
-            },
+            log: Log::create(dir, generation, &header, &frames, &fence)?,
+            generation,
             encoder,
-            run_log: TextFile::open(&dir.run_log(), text_ends[0])?,
-            console_log: TextFile::open(&dir.console_log(), text_ends[1])?,
+            run_log: TextFile::open(&texts[0], text_starts[0], text_ends[0])?,
+            console_log: TextFile::open(&texts[1], text_starts[1], text_ends[1])?,
             guess: Vec::new(),
-            sealer: Sealer::start(dir.clone())?,
+            sealer: Sealer::start(dir.clone(), fence.clone())?,
             published: (published, bytes),
+            wanted: 0,
+            merged: false,
+            end_us: None,
             published_at: now,
             opened_at: now,
             saved_at: now,
             state,
+            fence,
         };
-        writer.begin(&recovery)?;
+        writer.begin(&mut recovery)?;
         for log in &logs {
             remove(&log.path)?;
         }
@@ -130,7 +130,7 @@ impl RunWriter {
     }
 
     /// Marks the run as running, with everything read back durable under the new epoch.
-    fn begin(&mut self, recovery: &Recovery) -> Result<()> {
+    fn begin(&mut self, recovery: &mut Recovery) -> Result<()> {
         let epoch = self.state.meta.owner_epoch;
         if recovery.existed {
             let event = EventBody::OwnerChanged {
@@ -138,14 +138,15 @@ impl RunWriter {
                 recovered_rows: recovery.rows,
                 torn_bytes: recovery.torn_bytes,
             };
-            self.pending_events.push(event);
+            self.event(event);
         } else if let Some(run_id) = self.state.meta.id {
-            self.pending_events
-                .push(EventBody::RunStarted { run_id, epoch });
+            self.event(EventBody::RunStarted { run_id, epoch });
         }
         for what in &recovery.problems {
-            self.pending_events
-                .push(EventBody::Problem { what: what.clone() });
+            self.event(EventBody::Problem { what: what.clone() });
+        }
+        for gap in std::mem::take(&mut recovery.gaps) {
+            self.event(gap);
         }
         self.set_status(RunStatus::Running);
         durable::sync_dir(&self.dir.hidden())?;
@@ -211,107 +212,31 @@ fn create(dir: &RunDir, seed: &RunMeta) -> Result<()> {
     yaml::write(&dir.meta(), &meta)
 }
 
-struct Replay<'a> {
-    state: &'a mut RunState,
-    rows: &'a mut Rows,
-    text_ends: Option<[u64; 2]>,
-    recovery: &'a mut Recovery,
-}
-
-impl Replay<'_> {
-    /// Takes in one log; rows that segments hold already are left out, the rest of its frames are not.
-    fn log(&mut self, log: &WalFile, sealed: u64, last: bool) -> Result<()> {
-        let mut reader = WalReader::open(&log.path)?;
-        let Some(header) = reader.header()? else {
-            return Ok(());
-        };
-        if header.format > WAL_FORMAT {
-            return Err(StorageError::Format {
-                path: log.path.clone(),
-                found: header.format,
-                known: WAL_FORMAT,
-            });
+/// Removes segments whose rows are published, and keeps the rest of those that do not continue them under another
+/// name: nothing here makes such, so somebody should look at them.
+fn set_aside(
+    dir: &RunDir,
+    chain: &[std::path::PathBuf],
+    end: u64,
+    recovery: &mut Recovery,
+) -> Result<()> {
+    for stale in dir.segments()? {
+        if chain.contains(&stale.path) {
+            continue;
         }
-        self.state.meta.owner_epoch = self.state.meta.owner_epoch.max(header.epoch);
-        self.text_ends = Some(header.text_ends);
-        for writer in &header.writers {
-            self.state.adopt(writer);
+        if stale.hi <= end {
+            remove(&stale.path)?;
+            continue;
         }
-        let expected = sealed + self.rows.len() as u64;
-        if header.lo > expected {
-            return Err(StorageError::MissingRows {
-                path: log.path.clone(),
-                from: expected,
-                to: header.lo,
-            });
-        }
-        let fresh = header.lo >= sealed;
-        loop {
-            match reader.next_frame()? {
-                Ok(Frame::Writer(writer)) => self.state.adopt(&writer),
-                Ok(Frame::Header(_)) => {}
-                Ok(Frame::Batch(batch)) => self.batch(&reader, &batch, fresh)?,
-                Err(end) => return self.end(&reader, &end, last),
-            }
-        }
+        let kept = stale.path.with_extension("parquet.corrupt");
+        std::fs::rename(&stale.path, &kept).at("keep", &kept)?;
+        recovery.problems.push(format!(
+            "rows {} to {} in front of {} are missing; it is kept as {}",
+            end,
+            stale.lo,
+            stale.path.display(),
+            kept.display()
+        ));
     }
-
-    fn batch(
-        &mut self,
-        reader: &WalReader,
-        batch: &crate::wal::BatchFrame,
-        fresh: bool,
-    ) -> Result<()> {
-        self.text_ends = Some(batch.text_ends);
-        let id = reader.writers()[batch.writer as usize].id;
-        let (writer, _) = self.state.register(id, "", 0);
-        let at = writer as usize;
-        let from = self.rows.len();
-        if fresh {
-            self.rows.extend(&batch.rows);
-            self.recovery.rows += batch.rows.len() as u64;
-        }
-        // What run.yaml counted already must not be counted twice.
-        if batch.upto_seq > self.state.writers[at].meta.durable_seq {
-            if fresh {
-                self.state.apply_rows(writer, self.rows, from);
-            }
-            apply_others(self.state, writer, &batch.others)?;
-            let w = &mut self.state.writers[at];
-            w.applied_seq = batch.upto_seq.max(w.applied_seq);
-            w.meta.accepted_seq = w.applied_seq;
-            w.meta.durable_seq = w.applied_seq;
-            if w.meta.state == RankState::Left {
-                w.meta.state = RankState::Live;
-            }
-        }
-        Ok(())
-    }
-
-    fn end(&mut self, reader: &WalReader, end: &Next, last: bool) -> Result<()> {
-        let path = reader.path();
-        let length = std::fs::metadata(path).at("stat", path)?.len();
-        let rest = length - reader.offset();
-        if rest == 0 {
-            return Ok(());
-        }
-        self.recovery.torn_bytes += rest;
-        // A tail that is merely cut off is what a crash leaves; anything else is kept for a look.
-        let damage = match end {
-            Next::Bad(what) => Some(what.as_str()),
-            Next::End if !last => Some("the last frame is cut off"),
-            Next::End => None,
-        };
-        if let Some(what) = damage {
-            let kept = path.with_extension("wal.corrupt");
-            std::fs::copy(path, &kept).at("keep", &kept)?;
-            self.recovery.problems.push(format!(
-                "{} is damaged at byte {}: {what}; a copy is kept as {}",
-                path.display(),
-                reader.offset(),
-                kept.display()
-            ));
-        }
-        Ok(())
-    }
+    Ok(())
 }

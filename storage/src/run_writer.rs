@@ -5,24 +5,29 @@
 //! Nothing is acknowledged before `sync` returned.
 
 mod append;
+mod ends;
 mod files;
+mod log;
+#[cfg(test)]
+mod machine;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use expman_model::meta::LastFlush;
-use expman_model::time::{now_us, parse_rfc3339, rfc3339_us};
-use expman_model::{EventBody, RankState, RunMeta, RunStatus, WriterId};
+use expman_model::time::rfc3339_us;
+use expman_model::{EventBody, Health, RankMeta, RankState, RunMeta, RunStatus, WriterId};
 
 pub(crate) use self::append::apply_others;
-pub(crate) use self::files::header;
+pub(crate) use self::log::{Log, header};
+pub(crate) use self::trouble::Chores;
 use crate::events::EventLog;
 use crate::layout::RunDir;
+use crate::lock::Fence;
 use crate::rows::Rows;
 use crate::sealer::Sealer;
-use crate::state::{RunState, WriterState};
+use crate::state::RunState;
 use crate::text::TextFile;
 use crate::wal::FrameEncoder;
 
@@ -33,6 +38,8 @@ pub(crate) const WAL_FORMAT: u32 = 1;
 const PUBLISH_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 /// `run.yaml` is written at most this often while the run changes.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Events that wait for a file that can't be written; what comes then is counted.
+const EVENTS_MAX: usize = 10_000;
 
 /// What a writer learns when it joins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,28 +78,21 @@ pub struct LiveWriter {
     pub progress: Progress,
 }
 
-/// The commit log that is being written.
-#[derive(Debug)]
-pub(crate) struct Log {
-    pub(crate) path: PathBuf,
-    pub(crate) file: File,
-    pub(crate) generation: u64,
-    pub(crate) written: u64,
-    pub(crate) pending: Vec<u8>,
-    pub(crate) dirty: bool,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct RunWriter {
     pub(crate) dir: RunDir,
+    pub(crate) fence: Fence,
     pub(crate) state: RunState,
     pub(crate) events: EventLog,
     pub(crate) pending_events: Vec<EventBody>,
+    pub(crate) chores: Chores,
     /// Rows behind the segments, `[lo, lo + rows.len())`.
     pub(crate) rows: Rows,
     pub(crate) lo: u64,
     pub(crate) log: Log,
+    /// The last number that a log's name was given: no name is used twice.
+    pub(crate) generation: u64,
     pub(crate) encoder: FrameEncoder,
     pub(crate) run_log: TextFile,
     pub(crate) console_log: TextFile,
@@ -101,6 +101,11 @@ pub struct RunWriter {
     pub(crate) sealer: Sealer,
     /// Rows and bytes of `metrics.parquet`.
     pub(crate) published: (u64, u64),
+    /// Rows that somebody waits to find there.
+    pub(crate) wanted: u64,
+    /// All rows are in one sorted file: the run is about to end.
+    pub(crate) merged: bool,
+    pub(crate) end_us: Option<i64>,
     pub(crate) published_at: Instant,
     pub(crate) opened_at: Instant,
     pub(crate) saved_at: Instant,
@@ -132,7 +137,7 @@ impl RunWriter {
         if new {
             FrameEncoder::writer(&mut self.log.pending, &writer.wal_writer());
             let attempt = writer.meta.attempt;
-            self.pending_events.push(EventBody::RankJoined {
+            self.event(EventBody::RankJoined {
                 rank: id.rank,
                 incarnation: id.incarnation,
                 attempt,
@@ -144,11 +149,30 @@ impl RunWriter {
             writer.meta.status = RunStatus::Running;
             writer.meta.left_at = None;
         }
+        let meta = &self.state.writers[index as usize].meta;
         Registered {
             index,
-            attempt: writer.meta.attempt,
-            durable_seq: writer.meta.durable_seq,
+            attempt: meta.attempt,
+            durable_seq: meta.durable_seq,
         }
+    }
+
+    /// The index of a writer that the run knows.
+    #[must_use]
+    pub fn find(&self, id: WriterId) -> Option<u32> {
+        self.state.index.get(&id).copied()
+    }
+
+    /// Who a writer is.
+    #[must_use]
+    pub fn id(&self, writer: u32) -> WriterId {
+        self.state.writers[writer as usize].id
+    }
+
+    /// Whether a writer has neither left nor been given up.
+    #[must_use]
+    pub fn is_live(&self, writer: u32) -> bool {
+        self.state.writers[writer as usize].meta.state == RankState::Live
     }
 
     /// How far a writer is.
@@ -162,37 +186,43 @@ impl RunWriter {
         }
     }
 
-    /// Adds a line to `events.jsonl` with the next write.
-    pub fn event(&mut self, body: EventBody) {
-        self.pending_events.push(body);
+    /// The last number that a writer is known to have given.
+    #[must_use]
+    pub fn accepted_seq(&self, writer: u32) -> u64 {
+        let w = &self.state.writers[writer as usize];
+        w.meta.accepted_seq.max(w.applied_seq)
     }
 
-    /// Notes that a rank is gone.
-    pub fn leave(&mut self, writer: u32, state: RankState, status: RunStatus, reason: &str) {
-        let w = &mut self.state.writers[writer as usize];
-        w.meta.state = state;
-        if w.meta.status == RunStatus::Running {
-            w.meta.status = status;
+    /// Adds a line to `events.jsonl` with the next write.
+    pub fn event(&mut self, body: EventBody) {
+        if self.pending_events.len() < EVENTS_MAX {
+            self.pending_events.push(body);
+        } else {
+            tracing::error!("no room for the event {body:?}");
         }
-        w.meta.left_at = Some(rfc3339_us(now_us()));
-        let (rank, incarnation, seq) = (w.id.rank, w.id.incarnation, w.applied_seq);
-        let event = match state {
-            RankState::Lost => EventBody::RankLost {
-                rank,
-                incarnation,
-                seq,
-                last_step: w.meta.last_step,
-                reason: reason.to_owned(),
-            },
-            _ => EventBody::RankLeft {
-                rank,
-                incarnation,
-                status: w.meta.status,
-                seq,
-            },
-        };
-        self.pending_events.push(event);
+    }
+
+    /// Takes in what a rank's process tells of its sending.
+    pub fn health(&mut self, writer: u32, health: Health) {
+        let w = &mut self.state.writers[writer as usize];
+        let known = w.health.replace(health.clone()).unwrap_or_default();
+        w.meta.accepted_seq = w.meta.accepted_seq.max(health.accepted_seq);
+        w.meta.queued_bytes = health.queued_bytes;
+        w.meta.spooled_bytes = health.spooled_bytes;
+        w.meta.reconnects = health.reconnects;
+        w.meta.last_error.clone_from(&health.last_error);
+        let id = w.id;
         self.state.dirty = true;
+        if health.differs_in_trouble(&known) {
+            self.event(EventBody::RankHealth {
+                rank: id.rank,
+                incarnation: id.incarnation,
+                dropped: health.dropped,
+                queued_bytes: health.queued_bytes,
+                spooled_bytes: health.spooled_bytes,
+                last_error: health.last_error,
+            });
+        }
     }
 
     /// Notes when a rank was last heard of.
@@ -210,7 +240,7 @@ impl RunWriter {
             ref tag,
             ..
         } = flush;
-        self.pending_events.push(EventBody::FlushClosed {
+        self.event(EventBody::FlushClosed {
             version,
             complete,
             missing: missing.clone(),
@@ -227,43 +257,6 @@ impl RunWriter {
             self.state.meta.last_flush = Some(flush);
         }
         self.state.dirty = true;
-    }
-
-    /// Changes the run's status.
-    pub fn set_status(&mut self, to: RunStatus) {
-        let from = self.state.meta.status;
-        if from == to {
-            return;
-        }
-        match from.transition(to) {
-            Ok(to) => {
-                self.state.meta.status = to;
-                if to.is_finished() {
-                    let now = now_us();
-                    self.state.meta.finished_at = Some(rfc3339_us(now));
-                    let start = self
-                        .state
-                        .meta
-                        .started_at
-                        .as_deref()
-                        .and_then(parse_rfc3339);
-                    #[expect(
-                        clippy::cast_precision_loss,
-                        reason = "microseconds of a run are far below 2^53"
-                    )]
-                    let secs = start.map(|start| (now - start).max(0) as f64 / 1e6);
-                    self.state.meta.duration_secs = secs;
-                } else {
-                    self.state.meta.finished_at = None;
-                    self.state.meta.duration_secs = None;
-                }
-                let message = self.state.meta.error.as_ref().map(|e| e.message.clone());
-                self.pending_events
-                    .push(EventBody::Status { from, to, message });
-                self.state.dirty = true;
-            }
-            Err(e) => tracing::error!("status kept: {e}"),
-        }
     }
 
     /// Writers that have neither left nor been given up: after a recovery, those that may come back.
@@ -285,36 +278,20 @@ impl RunWriter {
         .collect()
     }
 
+    /// Every incarnation of every rank, as `run.yaml` has it.
+    #[must_use]
+    pub fn ranks_told(&self) -> BTreeMap<u32, Vec<RankMeta>> {
+        let mut ranks: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for w in &self.state.writers {
+            ranks.entry(w.id.rank).or_default().push(w.meta.clone());
+        }
+        ranks
+    }
+
     /// Every rank that ever joined.
     #[must_use]
     pub fn ranks(&self) -> BTreeSet<u32> {
         self.state.writers.iter().map(|w| w.id.rank).collect()
-    }
-
-    /// How the run ended: the heaviest end among its ranks. For a rank speaks the incarnation that left last,
-    /// since a forked child ends before its parent; one that never said how it ended crashed.
-    #[must_use]
-    pub fn outcome(&self) -> RunStatus {
-        let mut last: BTreeMap<u32, &WriterState> = BTreeMap::new();
-        for w in &self.state.writers {
-            let known = last.entry(w.id.rank).or_insert(w);
-            // RFC 3339 in UTC sorts as text; who never left is there longest.
-            let there = |w: &WriterState| (w.meta.left_at.is_none(), w.meta.left_at.clone());
-            if there(w) >= there(known) {
-                *known = w;
-            }
-        }
-        last.into_values()
-            .map(|w| w.meta.status)
-            .map(|s| {
-                if s.is_finished() {
-                    s
-                } else {
-                    RunStatus::Crashed
-                }
-            })
-            .max_by_key(|s| s.weight())
-            .unwrap_or(RunStatus::Crashed)
     }
 
     /// Announces the number of ranks of the launch.

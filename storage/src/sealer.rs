@@ -1,20 +1,22 @@
 //! The thread that sorts, encodes and publishes, so that commits never wait for Parquet.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::error::{At, Result, StorageError};
 use crate::layout::RunDir;
+use crate::lock::Fence;
 use crate::reader::segment_chain;
 use crate::rows::Rows;
 use crate::{durable, segment};
 
-/// Pause between two attempts to seal.
-const RETRY: Duration = Duration::from_millis(500);
+/// First and last pause between two attempts to seal.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// Jobs that may wait or run.
+const JOBS: usize = 2;
 
 /// Work for the thread; jobs are done in order.
 #[derive(Debug)]
@@ -38,45 +40,59 @@ pub(crate) enum Done {
     Published(Result<(u64, u64)>),
 }
 
-/// The thread's handle; at most one job waits while one runs.
+/// The thread's handle.
 #[derive(Debug)]
 pub(crate) struct Sealer {
     jobs: Option<SyncSender<Job>>,
     done: Receiver<Done>,
     thread: Option<JoinHandle<()>>,
     open: usize,
-    leave: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+/// What both sides look at.
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    hurried: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Nothing is tried a second time any more.
+    hurry: bool,
+    /// Why the present job does not succeed.
+    trouble: Option<String>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Sealer {
-    pub(crate) fn start(dir: RunDir) -> Result<Self> {
-        let (jobs, todo) = sync_channel::<Job>(1);
-        let (tell, done) = sync_channel(4);
+    pub(crate) fn start(dir: RunDir, fence: Fence) -> Result<Self> {
+        let (jobs, todo) = sync_channel::<Job>(JOBS);
+        let (tell, done) = sync_channel(2 * JOBS);
         let root = dir.root().to_owned();
-        let leave = Arc::new(AtomicBool::new(false));
-        let leaving = Arc::clone(&leave);
+        let shared = Arc::new(Shared::default());
+        let worker = Worker {
+            dir,
+            fence,
+            shared: Arc::clone(&shared),
+            broken: false,
+        };
         let thread = std::thread::Builder::new()
             .name("expman-seal".to_owned())
-            .spawn(move || {
-                for job in todo {
-                    let done = match job {
-                        Job::Seal { rows, lo, hi, logs } => {
-                            Done::Sealed(until(&leaving, || seal(&dir, &rows, lo, hi, &logs)))
-                        }
-                        Job::Publish => Done::Published(publish(&dir)),
-                    };
-                    if tell.send(done).is_err() {
-                        return;
-                    }
-                }
-            })
+            .spawn(move || worker.run(&todo, &tell))
             .at("start a thread for", &root)?;
         Ok(Self {
             jobs: Some(jobs),
             done,
             thread: Some(thread),
             open: 0,
-            leave,
+            shared,
         })
     }
 
@@ -85,7 +101,17 @@ impl Sealer {
         self.open
     }
 
-    /// Hands over a job; waits when one is already waiting.
+    /// Whether one more job would be taken at once.
+    pub(crate) const fn has_room(&self) -> bool {
+        self.open < JOBS
+    }
+
+    /// Why the present job does not succeed.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.shared.lock().trouble.clone()
+    }
+
+    /// Hands over a job; waits when too many wait already.
     pub(crate) fn submit(&mut self, job: Job) {
         if self
             .jobs
@@ -115,11 +141,17 @@ impl Sealer {
         self.open -= 1;
         self.done.recv().ok()
     }
+
+    /// From now on a job that fails is not tried again: the run is left, and its logs hold the rows.
+    pub(crate) fn hurry(&self) {
+        self.shared.lock().hurry = true;
+        self.shared.hurried.notify_all();
+    }
 }
 
 impl Drop for Sealer {
     fn drop(&mut self) {
-        self.leave.store(true, Ordering::Relaxed);
+        self.hurry();
         self.jobs = None;
         while self.wait().is_some() {}
         if let Some(thread) = self.thread.take()
@@ -130,49 +162,98 @@ impl Drop for Sealer {
     }
 }
 
-/// Repeats work until it succeeds or the run is left: segments must follow each other without a gap,
-/// and meanwhile the commit log holds the rows.
-fn until(leaving: &AtomicBool, work: impl Fn() -> Result<()>) -> Result<()> {
-    loop {
-        match work() {
-            Err(e) if !leaving.load(Ordering::Relaxed) => {
-                tracing::error!("sealing failed, trying again: {e}");
-                std::thread::sleep(RETRY);
+struct Worker {
+    dir: RunDir,
+    fence: Fence,
+    shared: Arc<Shared>,
+    /// A segment is missing, so none behind it may be made: they must follow each other without a gap.
+    broken: bool,
+}
+
+impl Worker {
+    fn run(mut self, todo: &Receiver<Job>, tell: &SyncSender<Done>) {
+        for job in todo {
+            let done = match job {
+                Job::Seal { rows, lo, hi, logs } => {
+                    let sealed = self.until(|| self.seal(&rows, lo, hi, &logs));
+                    self.broken |= sealed.is_err();
+                    Done::Sealed(sealed)
+                }
+                Job::Publish => Done::Published(self.publish()),
+            };
+            if tell.send(done).is_err() {
+                return;
             }
-            done => return done,
         }
     }
-}
 
-fn seal(dir: &RunDir, rows: &Rows, lo: u64, hi: u64, logs: &[PathBuf]) -> Result<()> {
-    if hi > lo {
-        segment::write_sorted(&dir.segment(lo, hi), rows, hi)?;
-    }
-    for log in logs {
-        remove(log)?;
-    }
-    durable::sync_dir(&dir.hidden())
-}
-
-fn publish(dir: &RunDir) -> Result<(u64, u64)> {
-    let metrics = dir.metrics();
-    let mut hi = segment::read_hi(&metrics)?;
-    let chain = segment_chain(dir, &mut hi)?;
-    if !chain.is_empty() {
-        let sources: Vec<_> = std::iter::once(metrics.as_path())
-            .chain(chain.iter().map(PathBuf::as_path))
-            .collect();
-        segment::splice(&metrics, &sources, hi)?;
-        for path in &chain {
-            remove(path)?;
+    /// Repeats work until it succeeds or the run is left; meanwhile the commit log holds the rows.
+    fn until(&self, work: impl Fn() -> Result<()>) -> Result<()> {
+        let mut pause = PAUSE.0;
+        loop {
+            let done = work();
+            let mut state = self.shared.lock();
+            match done {
+                Err(e) if !e.is_final() && !state.hurry => {
+                    let what = e.to_string();
+                    if state.trouble.as_ref() != Some(&what) {
+                        tracing::error!("sealing failed, trying again: {what}");
+                    }
+                    state.trouble = Some(what);
+                    let waited = self
+                        .shared
+                        .hurried
+                        .wait_timeout_while(state, pause, |state| !state.hurry);
+                    drop(waited);
+                    pause = (pause * 2).min(PAUSE.1);
+                }
+                done => {
+                    state.trouble = None;
+                    return done;
+                }
+            }
         }
     }
-    let bytes = std::fs::metadata(&metrics).at("stat", &metrics)?.len();
-    Ok((hi, bytes))
+
+    fn seal(&self, rows: &Rows, lo: u64, hi: u64, logs: &[PathBuf]) -> Result<()> {
+        if self.broken {
+            return Err(StorageError::MissingRows {
+                path: self.dir.root().to_owned(),
+                from: 0,
+                to: lo,
+            });
+        }
+        if hi > lo {
+            segment::prepare_sorted(&self.dir.segment(lo, hi), rows, hi)?
+                .publish(Some(&self.fence))?;
+        }
+        self.fence.check()?;
+        for log in logs {
+            remove(log)?;
+        }
+        durable::sync_dir(&self.dir.hidden())
+    }
+
+    fn publish(&self) -> Result<(u64, u64)> {
+        let metrics = self.dir.metrics();
+        let mut hi = segment::read_hi(&metrics)?;
+        let chain = segment_chain(&self.dir, &mut hi)?;
+        if !chain.is_empty() {
+            let sources: Vec<_> = std::iter::once(metrics.as_path())
+                .chain(chain.iter().map(PathBuf::as_path))
+                .collect();
+            segment::prepare_spliced(&metrics, &sources, hi)?.publish(Some(&self.fence))?;
+            for path in &chain {
+                remove(path)?;
+            }
+        }
+        let bytes = std::fs::metadata(&metrics).at("stat", &metrics)?.len();
+        Ok((hi, bytes))
+    }
 }
 
 /// Removes a file that may be gone already.
-pub(crate) fn remove(path: &std::path::Path) -> Result<(), StorageError> {
+pub(crate) fn remove(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).at("remove", path),
         _ => Ok(()),

@@ -15,7 +15,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 
-use crate::durable;
+use crate::durable::{self, Prepared};
 use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
 use crate::rows::{Rows, schema};
@@ -57,20 +57,25 @@ fn properties(hi: u64) -> Result<WriterProperties, parquet::errors::ParquetError
 /// # Errors
 /// When encoding or writing fails; `path` then has its old content.
 pub fn write_sorted(path: &Path, rows: &Rows, hi: u64) -> Result<()> {
-    let tmp = durable::temporary(path);
-    let mut file = durable::create(&tmp)?;
+    prepare_sorted(path, rows, hi)?.publish(None)
+}
+
+/// [`write_sorted`], up to the moment when it gets its name.
+pub(crate) fn prepare_sorted(path: &Path, rows: &Rows, hi: u64) -> Result<Prepared> {
+    let mut next = Prepared::new(path)?;
+    let tmp = next.tmp.clone();
     let options = ArrowWriterOptions::new()
         .with_properties(properties(hi).at("encode", &tmp)?)
         .with_skip_arrow_metadata(true);
     let mut writer =
-        ArrowWriter::try_new_with_options(&mut file, schema(), options).at("encode", &tmp)?;
+        ArrowWriter::try_new_with_options(&mut next.file, schema(), options).at("encode", &tmp)?;
     for chunk in rows.sorted().chunks(CHUNK_ROWS) {
         let batch = rows.batch(chunk).at("encode", &tmp)?;
         writer.write(&batch).at("encode", &tmp)?;
     }
     writer.close().at("encode", &tmp)?;
-    plain_column_orders(&file, &tmp)?;
-    durable::publish(&tmp, &file, path)
+    plain_column_orders(&next.file, &tmp)?;
+    Ok(next)
 }
 
 /// Joins whole files into one without decoding them: the row groups of `sources` in their order.
@@ -81,17 +86,22 @@ pub fn write_sorted(path: &Path, rows: &Rows, hi: u64) -> Result<()> {
 /// # Errors
 /// When a source can't be read or the result can't be written; `path` then has its old content.
 pub fn splice(path: &Path, sources: &[&Path], hi: u64) -> Result<()> {
+    prepare_spliced(path, sources, hi)?.publish(None)
+}
+
+/// [`splice`], up to the moment when it gets its name.
+pub(crate) fn prepare_spliced(path: &Path, sources: &[&Path], hi: u64) -> Result<Prepared> {
     guarded(path, || join(path, sources, hi))
 }
 
-fn join(path: &Path, sources: &[&Path], hi: u64) -> Result<()> {
-    let tmp = durable::temporary(path);
-    let mut file = durable::create(&tmp)?;
+fn join(path: &Path, sources: &[&Path], hi: u64) -> Result<Prepared> {
+    let mut next = Prepared::new(path)?;
+    let tmp = next.tmp.clone();
     let props = Arc::new(properties(hi).at("encode", &tmp)?);
     let descriptor = ArrowSchemaConverter::new()
         .convert(&schema())
         .at("encode", &tmp)?;
-    let mut out = SerializedFileWriter::new(&mut file, descriptor.root_schema_ptr(), props)
+    let mut out = SerializedFileWriter::new(&mut next.file, descriptor.root_schema_ptr(), props)
         .at("encode", &tmp)?;
     for source in sources {
         let input = durable::open_read(source)?;
@@ -114,9 +124,9 @@ fn join(path: &Path, sources: &[&Path], hi: u64) -> Result<()> {
         }
     }
     out.close().at("encode", &tmp)?;
-    file.flush().at("write", &tmp)?;
-    plain_column_orders(&file, &tmp)?;
-    durable::publish(&tmp, &file, path)
+    next.file.flush().at("write", &tmp)?;
+    plain_column_orders(&next.file, &tmp)?;
+    Ok(next)
 }
 
 fn metadata(file: &File, path: &Path) -> Result<ParquetMetaData> {

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use expman_model::limits::SUMMARY_KEYS_MAX;
 use expman_model::time::{now_us, rfc3339_us};
 use expman_model::{
-    EventBody, MetricSummary, Param, RankMeta, Record, RecordBody, RunError, RunMeta, RunStatus,
-    WriterId,
+    EventBody, Health, MetricSummary, Param, RankMeta, Record, RecordBody, RunError, RunMeta,
+    RunStatus, WriterId,
 };
 
 use crate::rows::{KeyTable, Row, Rows};
@@ -21,6 +21,8 @@ pub(crate) struct WriterState {
     pub(crate) meta: RankMeta,
     /// Everything up to here is in the state.
     pub(crate) applied_seq: u64,
+    /// What its process told of itself last.
+    pub(crate) health: Option<Health>,
 }
 
 impl WriterState {
@@ -76,6 +78,7 @@ impl RunState {
                 state.insert(WriterState {
                     id,
                     applied_seq: meta.durable_seq,
+                    health: None,
                     meta: RankMeta { attempt, ..meta },
                 });
             }
@@ -110,6 +113,7 @@ impl RunState {
                 id,
                 meta,
                 applied_seq: 0,
+                health: None,
             }),
             true,
         )

@@ -70,29 +70,26 @@ impl Tail {
     fn poll_into(&mut self, rows: &mut Rows) -> Result<()> {
         let everything = Filter::default();
         while let Some(log) = &mut self.log {
-            self.end += drain(log, &everything, rows, &mut Vec::new())?;
+            self.end += drain(log, &everything, rows, &mut Vec::new(), u64::MAX)?;
             let at = log.path().to_owned();
-            let next = self
-                .dir
-                .wals()?
-                .into_iter()
-                .filter(|w| w.lo == self.end && w.path > at)
-                .min();
+            let next = self.dir.wals()?.into_iter().find(|w| w.path > at);
             match next {
-                Some(next) => match WalReader::open(&next.path) {
+                Some(next) if next.lo == self.end => match WalReader::open(&next.path) {
                     Ok(reader) => {
                         // What the old log got between the drain above and the new log's birth.
-                        self.end += drain(log, &everything, rows, &mut Vec::new())?;
+                        self.end += drain(log, &everything, rows, &mut Vec::new(), u64::MAX)?;
                         self.log = (self.end == next.lo).then_some(reader);
                     }
                     Err(e) if e.is_not_found() => self.log = None,
                     Err(e) => return Err(e),
                 },
-                None if at.exists() => {
+                // The old log was given up, and what it has behind that row stands in the new one, too.
+                Some(next) if next.lo < self.end => self.log = None,
+                _ if at.exists() => {
                     self.note(rows);
                     return Ok(());
                 }
-                None => self.log = None,
+                _ => self.log = None,
             }
         }
         self.note(rows);

@@ -3,7 +3,6 @@
 //! A record starts with `[`; its further lines start with a tab.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 use expman_model::record::{Level, Stream};
@@ -202,65 +201,89 @@ fn bracket(line: &[u8]) -> Option<(&str, &[u8])> {
     ))
 }
 
+/// Most bytes that an owner writes once more for the one before.
+const REWRITTEN_BYTES_MAX: u64 = 64 << 20;
+
 /// One of the two text files, written at a known end so that a failed write can be repeated.
+///
+/// What is not durable is also kept in memory: after a failed sync nobody knows what of it reached the disk,
+/// so it is written once more, through a new descriptor.
 #[derive(Debug)]
 pub(crate) struct TextFile {
     path: std::path::PathBuf,
     file: File,
-    written: u64,
-    dirty: bool,
-    pending: Vec<u8>,
+    /// Bytes that are durable.
+    durable: u64,
+    /// What stands behind them …
+    tail: Vec<u8>,
+    /// … and how much of it is in the file.
+    put: usize,
+    /// The descriptor has failed.
+    failed: bool,
 }
 
 impl TextFile {
-    /// Opens the file and cuts it to the length that the commit log vouches for.
-    pub(crate) fn open(path: &Path, committed: u64) -> Result<Self> {
+    /// Opens the file, cuts it to the length that the commit log vouches for, and makes that much durable.
+    ///
+    /// What stands behind `sure` an owner wrote that died, perhaps after a sync had failed: it is written once more.
+    pub(crate) fn open(path: &Path, sure: u64, committed: u64) -> Result<Self> {
         let file = durable::open_rw(path)?;
         let length = file.metadata().at("stat", path)?.len();
-        let written = length.min(committed);
-        if length > written {
-            file.set_len(written).at("cut", path)?;
+        let end = length.min(committed);
+        if length > end {
+            file.set_len(end).at("cut", path)?;
         }
-        Ok(Self {
+        let sure = sure.clamp(end.saturating_sub(REWRITTEN_BYTES_MAX), end);
+        let rest = usize::try_from(end - sure).unwrap_or(0);
+        let tail = durable::read_at(&file, path, sure, rest)?;
+        let mut text = Self {
             path: path.to_owned(),
             file,
-            written,
-            dirty: false,
-            pending: Vec::new(),
-        })
+            durable: sure,
+            tail,
+            put: 0,
+            failed: false,
+        };
+        text.write()?;
+        text.sync()?;
+        Ok(text)
     }
 
-    /// Where new records go.
+    /// Where new records go: to the end of this.
     pub(crate) const fn pending(&mut self) -> &mut Vec<u8> {
-        &mut self.pending
+        &mut self.tail
     }
 
     /// The length that the file will have when all is written.
     pub(crate) const fn end(&self) -> u64 {
-        self.written + self.pending.len() as u64
+        self.durable + self.tail.len() as u64
     }
 
     /// Writes what is pending; after an error it may be called again.
     pub(crate) fn write(&mut self) -> Result<()> {
-        if self.pending.is_empty() {
+        if self.failed {
+            self.file = durable::open_rw(&self.path)?;
+            (self.put, self.failed) = (0, false);
+        }
+        if self.put == self.tail.len() {
             return Ok(());
         }
-        std::os::unix::fs::FileExt::write_all_at(&self.file, &self.pending, self.written)
-            .at("write", &self.path)?;
-        self.written += self.pending.len() as u64;
-        self.pending.clear();
-        self.dirty = true;
+        let at = self.durable + self.put as u64;
+        durable::write_at(&self.file, &self.path, &self.tail[self.put..], at)
+            .inspect_err(|e| self.failed = !e.is_full())?;
+        self.put = self.tail.len();
         Ok(())
     }
 
-    /// Makes what was written durable.
+    /// Makes durable what was written.
     pub(crate) fn sync(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.dirty) {
-            self.file
-                .flush()
-                .and_then(|()| self.file.sync_data())
-                .at("sync", &self.path)?;
+        if self.put == 0 {
+            return Ok(());
         }
+        durable::sync_data(&self.file, &self.path).inspect_err(|_| self.failed = true)?;
+        self.durable += self.put as u64;
+        self.tail.drain(..self.put);
+        self.put = 0;
         Ok(())
     }
 }

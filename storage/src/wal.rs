@@ -6,6 +6,8 @@
 
 mod read;
 
+use std::ops::Range;
+
 use expman_model::codec::put_bytes;
 use expman_model::limits::FRAME_BYTES_MAX;
 use expman_model::{RunId, WriterId};
@@ -129,18 +131,19 @@ impl FrameEncoder {
         frame(out, KIND_WRITER, |out| out.extend_from_slice(&json));
     }
 
-    /// Adds a batch whose metric rows are those of `rows` from `from` on.
+    /// Adds a batch whose metric rows are those in `range` of `rows`.
     pub(crate) fn batch(
         &mut self,
         out: &mut Vec<u8>,
         head: &BatchHead,
         rows: &Rows,
-        from: usize,
+        range: Range<usize>,
         others: &[u8],
     ) -> std::io::Result<()> {
+        let count = range.len();
         let mut raw = std::mem::take(&mut self.raw);
         raw.clear();
-        self.columns(&mut raw, rows, from);
+        self.columns(&mut raw, rows, range);
         put_bytes(&mut raw, others);
         let compressor = match &mut self.compressor {
             Some(compressor) => compressor,
@@ -152,7 +155,7 @@ impl FrameEncoder {
             for n in [head.upto_seq, head.text_ends[0], head.text_ends[1]] {
                 out.extend_from_slice(&n.to_le_bytes());
             }
-            for n in [rows.len() - from, raw.len()] {
+            for n in [count, raw.len()] {
                 out.extend_from_slice(&u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());
             }
             out.extend_from_slice(&body);
@@ -161,12 +164,12 @@ impl FrameEncoder {
         Ok(())
     }
 
-    fn columns(&mut self, raw: &mut Vec<u8>, rows: &Rows, from: usize) {
+    fn columns(&mut self, raw: &mut Vec<u8>, rows: &Rows, range: Range<usize>) {
         self.told.resize(rows.keys.len(), false);
         let count_at = raw.len();
         raw.extend_from_slice(&[0; 4]);
         let mut names = 0u32;
-        for &id in &rows.key[from..] {
+        for &id in &rows.key[range.clone()] {
             if !std::mem::replace(&mut self.told[id as usize], true) {
                 names += 1;
                 raw.extend_from_slice(&id.to_le_bytes());
@@ -174,25 +177,22 @@ impl FrameEncoder {
             }
         }
         raw[count_at..count_at + 4].copy_from_slice(&names.to_le_bytes());
-        for id in &rows.key[from..] {
+        for id in &rows.key[range.clone()] {
             raw.extend_from_slice(&id.to_le_bytes());
         }
         for column in [&rows.step, &rows.timestamp, &rows.seq] {
-            for x in &column[from..] {
+            for x in &column[range.clone()] {
                 raw.extend_from_slice(&x.to_le_bytes());
             }
         }
-        raw.extend(rows.has_step[from..].iter().map(|&b| u8::from(b)));
-        raw.extend_from_slice(&rows.kind[from..]);
-        for (bits, kind) in rows.bits[from..].iter().zip(&rows.kind[from..]) {
+        let (bits, kinds) = (&rows.bits[range.clone()], &rows.kind[range.clone()]);
+        raw.extend(rows.has_step[range].iter().map(|&b| u8::from(b)));
+        raw.extend_from_slice(kinds);
+        for (bits, kind) in bits.iter().zip(kinds) {
             let bits = if *kind == 3 { 0 } else { *bits };
             raw.extend_from_slice(&bits.to_le_bytes());
         }
-        for (bits, _) in rows.bits[from..]
-            .iter()
-            .zip(&rows.kind[from..])
-            .filter(|(_, k)| **k == 3)
-        {
+        for (bits, _) in bits.iter().zip(kinds).filter(|(_, k)| **k == 3) {
             put_bytes(
                 raw,
                 rows.texts[usize::try_from(*bits).unwrap_or(usize::MAX)].as_bytes(),

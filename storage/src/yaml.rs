@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_saphyr::Budget;
 use serde_saphyr::budget::{BudgetBreach, EnforcingPolicy, check_yaml_budget};
 
-use crate::durable;
+use crate::durable::{self, Prepared};
 use crate::error::{At, Result, StorageError};
 
 /// A YAML file larger than this is refused.
@@ -112,11 +112,16 @@ fn bounded(bytes: &[u8]) -> Result<(), String> {
 /// # Errors
 /// When the value has no YAML form, or the file can't be written.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    prepare(path, value)?.publish(None)
+}
+
+/// [`write`], up to the moment when it gets its name.
+pub(crate) fn prepare<T: Serialize>(path: &Path, value: &T) -> Result<Prepared> {
     let text = serde_saphyr::to_string(value).map_err(|e| StorageError::Yaml {
         path: path.to_owned(),
         what: e.to_string(),
     })?;
-    durable::replace(path, text.as_bytes())
+    durable::prepare(path, text.as_bytes())
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! How processes join: who may, as which rank, with how much credit.
 
+use std::os::fd::OwnedFd;
+
 use expman_model::WriterId;
 use expman_model::limits::{CREDIT_BYTES_MAX, CREDIT_BYTES_MIN, OWNER_BUDGET_BYTES};
 use expman_model::time::now_us;
 use tokio::sync::oneshot;
 
-use super::{FINISHING, FOREIGN, LinkId, RunActorState};
+use super::{FINISHING, FOREIGN, LinkId, Process, RunActorState};
 use crate::barrier::Standing;
 use crate::client_actor::ClientMsg;
 use crate::commit::Command;
@@ -47,7 +49,13 @@ impl RunActorState {
         }
     }
 
-    pub(super) async fn hello(&mut self, link: LinkId, hello: Hello, to: FrameSender) {
+    pub(super) async fn hello(
+        &mut self,
+        link: LinkId,
+        hello: Hello,
+        ring: Option<OwnedFd>,
+        to: FrameSender,
+    ) {
         if let Some(why) = self.objection(&hello) {
             to.tell(Frame::Refused(why));
             return;
@@ -60,6 +68,11 @@ impl RunActorState {
             incarnation: hello.incarnation,
         };
         let (reply, registered) = oneshot::channel();
+        let process = Process {
+            host: hello.host.clone(),
+            pid: hello.pid,
+            ring,
+        };
         self.tell(Command::Register {
             id: writer,
             host: hello.host,
@@ -81,7 +94,8 @@ impl RunActorState {
         let mut standing = known.map_or_else(Standing::default, |m| m.standing);
         standing.durable_seq = registered.durable_seq;
         standing.last_seen_us = now_us();
-        self.insert(writer, registered.index, standing);
+        self.estranged.remove(&registered.index);
+        self.insert(writer, registered.index, standing, process);
         self.by_link.insert(link, writer);
         if let Some(member) = self.members.get_mut(&writer) {
             (member.link, member.to) = (link, Some(to.clone()));
@@ -107,5 +121,8 @@ impl RunActorState {
             credit: (OWNER_BUDGET_BYTES / ranks as usize).clamp(CREDIT_BYTES_MIN, CREDIT_BYTES_MAX),
         };
         to.tell(Frame::Welcome(welcome));
+        if !self.trouble.is_empty() {
+            to.tell(Frame::Trouble(self.trouble.clone()));
+        }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{GONE, LINGER, LinkId, Member, RunActorState, RunMsg, after, lost};
 use crate::client_actor::ClientMsg;
-use crate::commit::Command;
+use crate::commit::{Command, Remains};
 use crate::link::frame::{Ack, Frame};
 use crate::reply::cast;
 
@@ -25,6 +25,7 @@ impl RunActorState {
             state: RankState::Left,
             status,
             reason: String::new(),
+            remains: None,
             done: Some(done),
         })
         .await;
@@ -78,12 +79,12 @@ impl RunActorState {
             self.by_link.remove(&link);
             return;
         };
-        if member.leaving {
-            return;
-        }
         member.to = None;
-        if dead {
-            self.lose(myself, writer, GONE).await;
+        if member.leaving {
+            // It waits for nothing any more, and so need nobody.
+            self.finish_if_empty(myself, false).await;
+        } else if dead {
+            self.lose(myself, writer, GONE, true).await;
         } else {
             after(myself, LEASE, RunMsg::LeaseOver { writer, link });
         }
@@ -95,22 +96,39 @@ impl RunActorState {
         writer: WriterId,
         link: LinkId,
     ) {
-        if self
-            .members
-            .get(&writer)
-            .is_some_and(|m| m.link == link && m.to.is_none())
-        {
-            self.lose(myself, writer, "no word from it within its lease")
+        let silent = |m: &&Member| m.link == link && m.to.is_none() && !m.leaving;
+        if let Some(member) = self.members.get(&writer).filter(silent) {
+            let dead = member.process.is_gone();
+            self.lose(myself, writer, "no word from it within its lease", dead)
                 .await;
         }
     }
 
-    pub(super) async fn lose(&mut self, myself: &ActorRef<RunMsg>, writer: WriterId, reason: &str) {
+    /// Gives a process up. If it is dead, what it left is brought in first; if not, it may come back with all it has.
+    async fn lose(
+        &mut self,
+        myself: &ActorRef<RunMsg>,
+        writer: WriterId,
+        reason: &str,
+        dead: bool,
+    ) {
         let Some(member) = self.remove(writer) else {
             return;
         };
         tracing::warn!("{writer} is lost: {reason}");
-        self.tell(lost(member.index, reason)).await;
+        let remains = if dead {
+            let ring = member.process.ring;
+            Some(Remains { ring })
+        } else {
+            self.estranged.insert(member.index, member.process);
+            None
+        };
+        self.tell(Command::Seen {
+            writer: member.index,
+            at_us: member.standing.last_seen_us,
+        })
+        .await;
+        self.tell(lost(member.index, reason, remains)).await;
         self.client(ClientMsg::Left {
             writer,
             state: RankOutcomeState::Dead,
@@ -121,7 +139,8 @@ impl RunActorState {
 
     /// Closes the run when no rank is left; unless `anyway`, announced ranks that never came are waited for.
     pub(super) async fn finish_if_empty(&mut self, myself: &ActorRef<RunMsg>, anyway: bool) {
-        if self.finishing || !self.members.is_empty() {
+        let there = |m: &Member| !m.leaving || m.to.is_some();
+        if self.finishing || self.members.values().any(there) {
             return;
         }
         let all_came = self
@@ -135,6 +154,13 @@ impl RunActorState {
         }
         self.finishing = true;
         self.args.closing.send_replace(true);
+        for (writer, process) in std::mem::take(&mut self.estranged) {
+            if process.is_gone() {
+                let ring = process.ring;
+                let remains = Remains { ring };
+                self.tell(Command::Import { writer, remains }).await;
+            }
+        }
         let (reply, finished) = oneshot::channel();
         self.tell(Command::Finish(reply)).await;
         let myself = myself.clone();
@@ -154,5 +180,16 @@ impl RunActorState {
             to.tell(Frame::Farewell(done.is_ok()));
         }
         self.args.done.send_replace(Some(done));
+    }
+
+    /// Lets go of every link without a word: whoever is at its other end looks for the run's owner.
+    pub(super) fn ended(&mut self, myself: &ActorRef<RunMsg>) {
+        self.args.closing.send_replace(true);
+        self.members.clear();
+        self.farewells.clear();
+        let client = self.args.client.drain();
+        if client.and_then(|()| myself.drain()).is_err() {
+            tracing::debug!("the actors ended before");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use expman_model::codec::Reader;
 use expman_model::record::{KIND_METRICS, RecordHead, ValueRef, take_value};
+use expman_model::time::now_us;
 use expman_model::{CodecError, EventBody, Record, RecordBody};
 
 use super::RunWriter;
@@ -25,18 +26,32 @@ impl RunWriter {
             self.console_log.pending().len(),
         );
         let mut others = Vec::new();
-        match self.read_records(writer, body, &mut others) {
-            Ok(upto) => self.commit(writer, from, upto, &others),
-            Err(source) => {
-                self.rows.truncate(from);
-                self.run_log.pending().truncate(ends.0);
-                self.console_log.pending().truncate(ends.1);
-                Err(StorageError::Batch {
-                    writer: self.state.writers[writer as usize].id.to_string(),
-                    source,
-                })
-            }
+        let done = match self.read_records(writer, body, &mut others) {
+            Ok(upto) => self.commit(writer, from, upto, others),
+            Err(source) => Err(StorageError::Batch {
+                writer: self.state.writers[writer as usize].id.to_string(),
+                source,
+            }),
+        };
+        if done.is_err() {
+            self.rows.truncate(from);
+            self.run_log.pending().truncate(ends.0);
+            self.console_log.pending().truncate(ends.1);
         }
+        done
+    }
+
+    /// Takes in that numbers of a writer will never come: all up to `to_seq` behind its last record.
+    ///
+    /// # Errors
+    /// As [`RunWriter::append`].
+    pub fn append_gap(&mut self, writer: u32, to_seq: u64, reason: &str) -> Result<u64> {
+        let upto = self.state.writers[writer as usize].applied_seq;
+        let mut record = Vec::new();
+        if to_seq > upto {
+            put_gap(&mut record, upto + 1, to_seq, to_seq - upto, reason);
+        }
+        self.append(writer, &record)
     }
 
     fn read_records(
@@ -47,12 +62,16 @@ impl RunWriter {
     ) -> Result<u64, CodecError> {
         let w = &self.state.writers[writer as usize];
         let (rank, attempt, mut upto) = (w.id.rank, w.meta.attempt, w.applied_seq);
+        let mut hole = Hole::default();
         while !body.is_empty() {
             let (head, inner) = RecordHead::split(body)?;
             let (record, rest) = body.split_at(4 + head.length);
             body = rest;
             if head.seq <= upto {
                 continue;
+            }
+            if head.seq > upto + 1 {
+                hole.open(upto + 1, head.seq - 1, others);
             }
             upto = head.seq;
             if head.kind == KIND_METRICS {
@@ -98,9 +117,16 @@ impl RunWriter {
                         &bytes,
                     );
                 }
+                RecordBody::Gap {
+                    from_seq, to_seq, ..
+                } => {
+                    hole.told(from_seq, to_seq);
+                    others.extend_from_slice(record);
+                }
                 _ => others.extend_from_slice(record),
             }
         }
+        hole.close(others);
         Ok(upto)
     }
 
@@ -144,7 +170,7 @@ impl RunWriter {
         }
     }
 
-    fn commit(&mut self, writer: u32, from: usize, upto_seq: u64, others: &[u8]) -> Result<u64> {
+    fn commit(&mut self, writer: u32, from: usize, upto_seq: u64, others: Vec<u8>) -> Result<u64> {
         if self.state.writers[writer as usize].applied_seq == upto_seq {
             return Ok(upto_seq);
         }
@@ -153,17 +179,74 @@ impl RunWriter {
             upto_seq,
             text_ends: [self.run_log.end(), self.console_log.end()],
         };
+        let range = from..self.rows.len();
         self.encoder
-            .batch(&mut self.log.pending, &head, &self.rows, from, others)
+            .batch(
+                &mut self.log.pending,
+                &head,
+                &self.rows,
+                range.clone(),
+                &others,
+            )
             .at("compress a frame of", &self.log.path)?;
         self.state.apply_rows(writer, &self.rows, from);
-        let told = apply_others(&mut self.state, writer, others)?;
-        self.pending_events.extend(told);
+        for event in apply_others(&mut self.state, writer, &others)? {
+            self.event(event);
+        }
+        self.log.appended(head, range, others);
         let w = &mut self.state.writers[writer as usize];
         w.applied_seq = upto_seq;
-        w.meta.accepted_seq = upto_seq;
+        w.meta.accepted_seq = w.meta.accepted_seq.max(upto_seq);
         Ok(upto_seq)
     }
+}
+
+/// Numbers that a batch skips: they are told by the gap records that stand right behind them, or lost.
+#[derive(Debug, Default)]
+struct Hole {
+    /// First and last number, and how many of them no gap record told of.
+    open: Option<(u64, u64, u64)>,
+}
+
+impl Hole {
+    fn open(&mut self, from: u64, to: u64, others: &mut Vec<u8>) {
+        self.close(others);
+        self.open = Some((from, to, to - from + 1));
+    }
+
+    fn told(&mut self, from_seq: u64, to_seq: u64) {
+        if let Some((from, to, untold)) = &mut self.open
+            && from_seq > 0
+            && from_seq.max(*from) <= to_seq.min(*to)
+        {
+            let told = to_seq.min(*to) - from_seq.max(*from) + 1;
+            *untold = untold.saturating_sub(told);
+        }
+    }
+
+    fn close(&mut self, others: &mut Vec<u8>) {
+        if let Some((from, to, untold @ 1..)) = self.open.take() {
+            put_gap(others, from, to, untold, LOST_ON_THE_WAY);
+        }
+    }
+}
+
+/// Why numbers are missing that nobody refused.
+const LOST_ON_THE_WAY: &str = "lost on the way";
+
+fn put_gap(out: &mut Vec<u8>, from_seq: u64, to_seq: u64, count: u64, reason: &str) {
+    let body = RecordBody::Gap {
+        from_seq,
+        to_seq,
+        count,
+        reason: reason.to_owned(),
+    };
+    Record {
+        seq: to_seq,
+        timestamp_us: now_us(),
+        body,
+    }
+    .encode(out);
 }
 
 /// Applies the encoded records of a batch that are neither metrics nor text.

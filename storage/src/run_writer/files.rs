@@ -1,18 +1,18 @@
 //! What reaches the disk, and when: writing, syncing, saving, sealing, publishing, closing.
+//!
+//! Each step may be repeated after an error. The ones named `try_…` do that by themselves, with a growing pause,
+//! and say whether the work is done.
 
-use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
 use expman_model::limits::{CLOSE_MERGE_ROWS, PUBLISH_CHEAP_BYTES, SEAL_BYTES, SEAL_ROWS};
-use expman_model::{RankState, RunStatus};
+use expman_model::{EventBody, RankState, RunStatus};
 
-use super::{LiveWriter, Log, PUBLISH_AFTER, RunWriter, SAVE_EVERY, WAL_FORMAT};
-use crate::error::{At, Result};
-use crate::reader::{Filter, snapshot};
+use super::{LiveWriter, PUBLISH_AFTER, RunWriter, SAVE_EVERY};
+use crate::error::{Result, StorageError};
+use crate::reader::{Filter, segment_chain, snapshot, unsealed};
 use crate::rows::Rows;
 use crate::sealer::{Done, Job, remove};
-use crate::state::RunState;
-use crate::wal::WalHeader;
 use crate::{durable, segment, yaml};
 
 impl RunWriter {
@@ -21,22 +21,13 @@ impl RunWriter {
     /// # Errors
     /// When a write fails; it may be called again.
     pub fn write(&mut self) -> Result<()> {
-        self.run_log.write()?;
-        self.console_log.write()?;
-        if !self.log.pending.is_empty() {
-            self.log
-                .file
-                .write_all_at(&self.log.pending, self.log.written)
-                .at("write", &self.log.path)?;
-            self.log.written += self.log.pending.len() as u64;
-            self.log.pending.clear();
-            self.log.dirty = true;
+        if self.log.dirty() {
+            self.fence.check()?;
+            self.run_log.write()?;
+            self.console_log.write()?;
+            self.write_log()?;
         }
-        while let Some(event) = self.pending_events.first() {
-            self.events.append(event.clone())?;
-            self.pending_events.remove(0);
-        }
-        Ok(())
+        self.write_events()
     }
 
     /// Makes everything that was appended durable.
@@ -47,14 +38,80 @@ impl RunWriter {
         self.write()?;
         self.run_log.sync()?;
         self.console_log.sync()?;
-        if self.log.dirty {
-            self.log.file.sync_data().at("sync", &self.log.path)?;
-            self.log.dirty = false;
-        }
+        self.sync_log()?;
+        // A sync may take its time, and what is called durable must be this owner's to call so.
+        self.fence.check()?;
         for w in &mut self.state.writers {
             w.meta.durable_seq = w.applied_seq;
         }
         Ok(())
+    }
+
+    /// [`RunWriter::write`], which also means that what was appended outlives this process.
+    ///
+    /// # Errors
+    /// When this process can't be the run's writer any more.
+    pub fn try_write(&mut self) -> Result<bool> {
+        if !self.chores.commit.ready() {
+            return Ok(false);
+        }
+        let done = self.write();
+        self.noted_commit(done)
+    }
+
+    /// [`RunWriter::sync`].
+    ///
+    /// # Errors
+    /// When this process can't be the run's writer any more.
+    pub fn try_sync(&mut self) -> Result<bool> {
+        if !self.chores.commit.ready() {
+            return Ok(false);
+        }
+        let done = self.sync();
+        self.noted_commit(done)
+    }
+
+    fn noted_commit(&mut self, done: Result<()>) -> Result<bool> {
+        let before = self.chores.commit.trouble().map(str::to_owned);
+        let worked = self.chores.commit.note(done)?;
+        match (before, self.chores.commit.trouble().map(str::to_owned)) {
+            (None, Some(what)) => self.event(EventBody::Problem { what }),
+            (Some(what), None) => self.event(EventBody::Problem {
+                what: format!("over: {what}"),
+            }),
+            _ => {}
+        }
+        Ok(worked)
+    }
+
+    /// What keeps this writer from writing; none when all works.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let own = self.chores.trouble().map(str::to_owned);
+        own.or_else(|| self.sealer.trouble())
+    }
+
+    /// Whether nothing becomes durable at present.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.chores.commit.trouble().is_some()
+    }
+
+    /// Events follow what they tell of. That they can't be written keeps nothing else waiting.
+    fn write_events(&mut self) -> Result<()> {
+        if self.pending_events.is_empty() || !self.chores.events.ready() {
+            return Ok(());
+        }
+        let mut told = 0;
+        let mut done = self.fence.check();
+        while done.is_ok()
+            && let Some(event) = self.pending_events.get(told)
+        {
+            done = self.events.append(event);
+            told += usize::from(done.is_ok());
+        }
+        self.pending_events.drain(..told);
+        self.chores.events.note(done).map(drop)
     }
 
     /// Writes `config.yaml` and `run.yaml`, behind everything they are made of.
@@ -64,39 +121,64 @@ impl RunWriter {
     pub fn save(&mut self) -> Result<()> {
         self.sync()?;
         if self.state.params_dirty {
-            yaml::write(&self.dir.config(), &self.state.params)?;
+            yaml::prepare(&self.dir.config(), &self.state.params)?.publish(Some(&self.fence))?;
             self.state.params_dirty = false;
         }
-        yaml::write(&self.dir.meta(), &self.state.record(&self.rows.keys))?;
+        let record = self.state.record(&self.rows.keys);
+        yaml::prepare(&self.dir.meta(), &record)?.publish(Some(&self.fence))?;
         self.state.dirty = false;
         self.saved_at = Instant::now();
         Ok(())
     }
 
+    /// [`RunWriter::save`].
+    ///
+    /// # Errors
+    /// When this process can't be the run's writer any more.
+    pub fn try_save(&mut self) -> Result<bool> {
+        if !self.chores.save.ready() || !self.try_sync()? {
+            return Ok(false);
+        }
+        let done = self.save();
+        self.chores.save.note(done)
+    }
+
     /// Periodic work: save the record, seal a full log, publish.
     ///
     /// # Errors
-    /// When a file can't be written; it is tried again at the next call.
+    /// When this process can't be the run's writer any more; what else fails is tried again.
     pub fn tick(&mut self) -> Result<()> {
         while let Some(done) = self.sealer.poll() {
             self.settle(done)?;
         }
-        if self.rows.len() as u64 >= SEAL_ROWS || self.log.written >= SEAL_BYTES {
-            self.seal()?;
+        if self.is_stuck() {
+            return Ok(());
         }
-        let age = self.opened_at.elapsed() / 20;
-        let due = age.clamp(PUBLISH_AFTER.0, PUBLISH_AFTER.1);
-        if self.sealer.open() == 0
-            && self.total() > self.published.0
-            && self.published_at.elapsed() >= due
-            && self.cheap()
+        if (self.rows.len() as u64 >= SEAL_ROWS || self.log.written >= SEAL_BYTES)
+            && self.sealer.has_room()
+            && self.chores.seal.ready()
         {
-            self.publish()?;
+            let done = self.seal();
+            self.chores.seal.note(done)?;
+        }
+        if self.sealer.open() == 0 && self.publish_is_due() && self.chores.publish.ready() {
+            let done = self.publish();
+            self.chores.publish.note(done)?;
         }
         if (self.state.dirty || self.state.params_dirty) && self.saved_at.elapsed() >= SAVE_EVERY {
-            self.save()?;
+            self.try_save()?;
         }
         Ok(())
+    }
+
+    fn publish_is_due(&self) -> bool {
+        if self.published.0 < self.wanted {
+            return true;
+        }
+        let age = self.opened_at.elapsed() / 20;
+        self.total() > self.published.0
+            && self.published_at.elapsed() >= age.clamp(PUBLISH_AFTER.0, PUBLISH_AFTER.1)
+            && self.cheap()
     }
 
     /// Whether copying the published bytes once more is worth it now.
@@ -107,10 +189,12 @@ impl RunWriter {
 
     fn settle(&mut self, done: Done) -> Result<()> {
         match done {
-            Done::Sealed(done) => done,
+            Done::Sealed(Err(e)) if e.is_final() => Err(e),
+            // It ends with an error only when the run is left; the logs still hold the rows.
+            Done::Sealed(_) => Ok(()),
             Done::Published(done) => {
-                self.published = done?;
-                Ok(())
+                let done = done.map(|published| self.published = published);
+                self.chores.publish.note(done).map(drop)
             }
         }
     }
@@ -119,48 +203,44 @@ impl RunWriter {
     fn seal(&mut self) -> Result<()> {
         self.save()?;
         let hi = self.total();
-        let generation = self.log.generation + 1;
-        let path = self.dir.wal(hi, generation);
-        let mut pending = Vec::new();
-        self.encoder.header(
-            &mut pending,
-            &header(&self.state, hi, self.run_log.end(), self.console_log.end()),
-        );
-        let file = durable::create(&path)?;
-        file.write_all_at(&pending, 0).at("write", &path)?;
-        file.sync_all().at("sync", &path)?;
-        durable::sync_dir(&self.dir.hidden())?;
-        let next = Log {
-            path,
-            file,
-            generation,
-            written: pending.len() as u64,
-            pending: Vec::new(),
-            dirty: false,
-        };
-        let old = std::mem::replace(&mut self.log, next);
+        let old = self.next_log()?;
         let empty = Rows {
             keys: self.rows.keys.clone(),
             ..Rows::default()
         };
         let rows = std::mem::replace(&mut self.rows, empty);
+        let mut logs = old.former;
+        logs.push(old.path);
         self.sealer.submit(Job::Seal {
             rows: Box::new(rows),
             lo: self.lo,
             hi,
-            logs: vec![old.path],
+            logs,
         });
         self.lo = hi;
         Ok(())
     }
 
     fn publish(&mut self) -> Result<()> {
+        self.published_at = Instant::now();
         if !self.rows.is_empty() {
             self.seal()?;
         }
         self.sealer.submit(Job::Publish);
-        self.published_at = Instant::now();
         Ok(())
+    }
+
+    /// Asks for a publication of everything there is, which [`RunWriter::tick`] makes; returns the number of rows
+    /// that [`RunWriter::published`] then has reached.
+    pub fn want_published(&mut self) -> u64 {
+        self.wanted = self.total();
+        self.wanted
+    }
+
+    /// Rows in `metrics.parquet`.
+    #[must_use]
+    pub const fn published(&self) -> u64 {
+        self.published.0
     }
 
     /// Publishes everything in `metrics.parquet` before it returns.
@@ -168,18 +248,26 @@ impl RunWriter {
     /// # Errors
     /// When a file can't be written.
     pub fn publish_now(&mut self) -> Result<()> {
-        self.publish()?;
         while let Some(done) = self.sealer.wait() {
             self.settle(done)?;
+        }
+        self.publish()?;
+        while let Some(done) = self.sealer.wait() {
+            match done {
+                Done::Published(done) => self.published = done?,
+                Done::Sealed(done) => done?,
+            }
         }
         Ok(())
     }
 
     /// Ends the run: everything sorted in `metrics.parquet`, no machinery left but the lock.
     ///
+    /// After an error it may be called again; nothing may be appended any more.
+    ///
     /// # Errors
     /// When a file can't be written; the commit log then still holds what the file lacks.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(&mut self) -> Result<()> {
         for LiveWriter { index: writer, .. } in self.live() {
             self.leave(
                 writer,
@@ -190,24 +278,27 @@ impl RunWriter {
         }
         self.set_status(self.outcome());
         self.save()?;
+        self.sealer.hurry();
+        while let Some(done) = self.sealer.wait() {
+            self.settle(done)?;
+        }
         let total = self.total();
         if total > CLOSE_MERGE_ROWS {
-            self.publish_now()?;
-        } else {
-            while let Some(done) = self.sealer.wait() {
-                self.settle(done)?;
-            }
-            if self.published.0 < total || total > 0 && self.published.0 > 0 {
-                let read;
-                let rows = if self.lo == 0 {
-                    &self.rows
-                } else {
-                    read = snapshot(&self.dir, &Filter::default())?.rows;
-                    &read
-                };
-                segment::write_sorted(&self.dir.metrics(), rows, total)?;
-            }
+            self.append_published(total)?;
+        } else if !self.merged && (self.published.0 < total || self.published.0 > 0) {
+            let read;
+            let rows = if self.lo == 0 {
+                &self.rows
+            } else {
+                read = snapshot(&self.dir, &Filter::default())?.rows;
+                &read
+            };
+            self.all_there(rows.len() as u64, total)?;
+            segment::prepare_sorted(&self.dir.metrics(), rows, total)?
+                .publish(Some(&self.fence))?;
+            self.merged = true;
         }
+        self.fence.check()?;
         for wal in self.dir.wals()? {
             remove(&wal.path)?;
         }
@@ -216,25 +307,38 @@ impl RunWriter {
         }
         durable::sync_dir(&self.dir.hidden())
     }
-}
 
-/// The first frame of a log that starts now.
-pub(crate) fn header(
-    state: &RunState,
-    lo: u64,
-    run_log_end: u64,
-    console_log_end: u64,
-) -> WalHeader {
-    WalHeader {
-        format: WAL_FORMAT,
-        run_id: state.meta.id,
-        lo,
-        epoch: state.meta.owner_epoch,
-        text_ends: [run_log_end, console_log_end],
-        writers: state
-            .writers
-            .iter()
-            .map(crate::state::WriterState::wal_writer)
-            .collect(),
+    /// Brings what is not published yet behind the published rows, without sorting those again.
+    fn append_published(&mut self, total: u64) -> Result<()> {
+        let metrics = self.dir.metrics();
+        let mut hi = segment::read_hi(&metrics)?;
+        let mut chain = segment_chain(&self.dir, &mut hi)?;
+        if hi < total {
+            let rows = unsealed(&self.dir, hi)?;
+            self.all_there(hi + rows.len() as u64, total)?;
+            let path = self.dir.segment(hi, total);
+            segment::prepare_sorted(&path, &rows, total)?.publish(Some(&self.fence))?;
+            chain.push(path);
+            hi = total;
+        }
+        if !chain.is_empty() {
+            let sources: Vec<_> = std::iter::once(metrics.as_path())
+                .chain(chain.iter().map(std::path::PathBuf::as_path))
+                .collect();
+            segment::prepare_spliced(&metrics, &sources, hi)?.publish(Some(&self.fence))?;
+        }
+        Ok(())
+    }
+
+    /// What was read back must be all there is, before anything is removed for its sake.
+    fn all_there(&self, found: u64, total: u64) -> Result<()> {
+        if found == total {
+            return Ok(());
+        }
+        Err(StorageError::MissingRows {
+            path: self.dir.root().to_owned(),
+            from: found,
+            to: total,
+        })
     }
 }

@@ -145,7 +145,7 @@ fn site_over_runs() -> Site {
         folder::put(&outside.join(name), format!("name: {CANARY}\n").as_bytes());
     }
     let base = folder.path().join("base");
-    let (done, lock) = logged(&base, RUNS[0]);
+    let (mut done, lock) = logged(&base, RUNS[0]);
     done.finish().expect("finish a run");
     drop(lock);
     let live = logged(&base, RUNS[1]);

@@ -1,0 +1,284 @@
+//! The loop of the commit thread.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use expman_model::limits::{GROUP_BYTES, GROUP_COMMIT};
+use expman_storage::run_writer::Progress;
+use expman_storage::{RunWriter, StorageError};
+use tokio::sync::{mpsc, oneshot};
+
+use super::closing::{Finishing, Leaving};
+use super::import::Import;
+use super::{Command, Committed, Ended, Report, SyncToken};
+use crate::reply::answer;
+
+/// How long a group is gathered.
+const GROUP_AGE: Duration = Duration::from_millis(2);
+/// Unsynced bytes that make a sync due, so that acknowledgements keep up with a flood.
+pub(super) const UNSYNCED_BYTES: usize = 2 << 20;
+/// How often periodic work is looked at …
+const TICK: Duration = Duration::from_millis(100);
+/// … and how often while somebody waits for it.
+const SHORT_TICK: Duration = Duration::from_millis(5);
+/// What is written is reported at most this often: senders spool what is older than some of these.
+const WRITTEN_EVERY: Duration = Duration::from_millis(10);
+
+/// Runs until the run is finished, can't be closed, or belongs to another owner; `report` gets every [`Report`].
+pub(crate) fn run(
+    writer: RunWriter,
+    mut commands: mpsc::Receiver<Command>,
+    report: impl Fn(Report),
+) -> Ended {
+    let mut thread = Thread::new(writer, report);
+    thread.import_orphans();
+    loop {
+        match recv_timeout(&mut commands, thread.patience()) {
+            Received::Command(command) => {
+                let start = Instant::now();
+                let mut next = Some(command);
+                let mut bytes = 0;
+                while let Some(command) = next {
+                    if let Command::Batch { records, .. } = &command {
+                        bytes += records.len();
+                    }
+                    thread.handle(command)?;
+                    let go_on = bytes < GROUP_BYTES && start.elapsed() < GROUP_AGE;
+                    next = if go_on {
+                        commands.try_recv().ok()
+                    } else {
+                        None
+                    };
+                }
+            }
+            Received::Nothing => {}
+            Received::Closed => return thread.writer.save(),
+        }
+        if thread.work()? {
+            return Ok(());
+        }
+    }
+}
+
+enum Received {
+    Command(Command),
+    Nothing,
+    Closed,
+}
+
+/// Waits for a command with a limit, parked.
+fn recv_timeout(commands: &mut mpsc::Receiver<Command>, limit: Duration) -> Received {
+    match commands.try_recv() {
+        Ok(command) => return Received::Command(command),
+        Err(mpsc::error::TryRecvError::Disconnected) => return Received::Closed,
+        Err(mpsc::error::TryRecvError::Empty) if limit.is_zero() => return Received::Nothing,
+        Err(mpsc::error::TryRecvError::Empty) => {}
+    }
+    let handle = tokio::runtime::Handle::current();
+    match handle.block_on(async { tokio::time::timeout(limit, commands.recv()).await }) {
+        Ok(Some(command)) => Received::Command(command),
+        Ok(None) => Received::Closed,
+        Err(_elapsed) => Received::Nothing,
+    }
+}
+
+pub(super) struct Thread<R> {
+    pub(super) writer: RunWriter,
+    report: R,
+    /// Writers with batches since the last report of what is written, and of what is durable.
+    unwritten: BTreeSet<u32>,
+    touched: BTreeSet<u32>,
+    written_told: Instant,
+    tokens: Vec<SyncToken>,
+    rejected: Vec<(u32, String)>,
+    unsynced: usize,
+    dirty_since: Option<Instant>,
+    pub(super) urgent: bool,
+    pub(super) imports: VecDeque<(Import, Option<Leaving>)>,
+    /// Taken in, and not durable yet.
+    pub(super) imported: Vec<Import>,
+    /// Gone in memory; their end is to be saved.
+    pub(super) left: Vec<(u32, Option<oneshot::Sender<Progress>>)>,
+    publishing: Vec<(u64, oneshot::Sender<()>)>,
+    pub(super) finishing: Option<Finishing>,
+    /// The trouble that was told last.
+    told: Option<String>,
+}
+
+impl<R: Fn(Report)> Thread<R> {
+    fn new(writer: RunWriter, report: R) -> Self {
+        Self {
+            writer,
+            report,
+            unwritten: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            written_told: Instant::now(),
+            tokens: Vec::new(),
+            rejected: Vec::new(),
+            unsynced: 0,
+            dirty_since: None,
+            urgent: false,
+            imports: VecDeque::new(),
+            imported: Vec::new(),
+            left: Vec::new(),
+            publishing: Vec::new(),
+            finishing: None,
+            told: None,
+        }
+    }
+
+    /// How long the next command may be waited for.
+    fn patience(&self) -> Duration {
+        if self.told.is_some() {
+            TICK
+        } else if !self.imports.is_empty() {
+            Duration::ZERO
+        } else if !self.unwritten.is_empty()
+            || !self.publishing.is_empty()
+            || !self.left.is_empty()
+            || self.finishing.is_some()
+        {
+            SHORT_TICK
+        } else {
+            TICK
+        }
+    }
+
+    /// Applies a command in memory.
+    fn handle(&mut self, command: Command) -> Ended {
+        let w = &mut self.writer;
+        match command {
+            Command::Register {
+                id,
+                host,
+                pid,
+                reply,
+            } => {
+                let registered = w.register(id, &host, pid);
+                // Whoever speaks is not dead, and still has all that was to be brought in for it.
+                self.imports
+                    .retain(|(import, _)| import.writer != registered.index);
+                self.dirty_since.get_or_insert_with(Instant::now);
+                answer(reply, registered);
+            }
+            Command::Batch { writer, records } => match w.append(writer, &records) {
+                Ok(_) => self.appended(writer, records.len()),
+                Err(e) if e.is_final() => return Err(e),
+                Err(e) => self.rejected.push((writer, e.to_string())),
+            },
+            Command::Sync(token) => {
+                self.tokens.push(token);
+                self.urgent = true;
+            }
+            Command::Leave {
+                writer,
+                state,
+                status,
+                reason,
+                remains,
+                done,
+            } => {
+                let leaving = Leaving {
+                    state,
+                    status,
+                    reason,
+                    done,
+                };
+                match remains {
+                    Some(remains) => self.import(writer, remains, Some(leaving)),
+                    None => self.leave(writer, leaving),
+                }
+            }
+            Command::Import { writer, remains } => self.import(writer, remains, None),
+            Command::Health { writer, health } => w.health(writer, health),
+            Command::WorldSize(n) => w.set_world_size(n),
+            Command::Seen { writer, at_us } => w.seen(writer, at_us),
+            Command::Event(body) => w.event(body),
+            Command::Flushed(flush) => w.flushed(flush),
+            Command::Publish(reply) => {
+                let rows = w.want_published();
+                self.publishing.push((rows, reply));
+            }
+            Command::Finish(reply) => {
+                self.finishing = Some(Finishing::new(reply));
+                self.import_orphans();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn appended(&mut self, writer: u32, bytes: usize) {
+        self.unsynced += bytes;
+        self.dirty_since.get_or_insert_with(Instant::now);
+        self.unwritten.insert(writer);
+        self.touched.insert(writer);
+    }
+
+    /// Everything that follows from what was handled; true when the run is closed.
+    fn work(&mut self) -> Result<bool, StorageError> {
+        self.import_piece()?;
+        self.commit()?;
+        self.writer.tick()?;
+        self.answer_leaving()?;
+        let published = self.writer.published();
+        for (_, reply) in self
+            .publishing
+            .extract_if(.., |(rows, _)| *rows <= published)
+        {
+            answer(reply, ());
+        }
+        let trouble = self.writer.trouble();
+        if trouble != self.told {
+            (self.report)(Report::Trouble(trouble.clone().unwrap_or_default()));
+            self.told = trouble;
+        }
+        self.finish()
+    }
+
+    /// Writes the group; syncs and reports when that is due.
+    fn commit(&mut self) -> Ended {
+        let w = &mut self.writer;
+        if !w.try_write()? {
+            return Ok(());
+        }
+        if !self.unwritten.is_empty() && self.written_told.elapsed() >= WRITTEN_EVERY {
+            let written = std::mem::take(&mut self.unwritten)
+                .into_iter()
+                .map(|at| (at, w.progress(at).applied_seq))
+                .collect();
+            self.written_told = Instant::now();
+            (self.report)(Report::Written(written));
+        }
+        let due = self.urgent
+            || self.unsynced >= UNSYNCED_BYTES
+            || self
+                .dirty_since
+                .is_some_and(|since| since.elapsed() >= GROUP_COMMIT);
+        if !due || !w.try_sync()? {
+            return Ok(());
+        }
+        self.urgent = false;
+        self.unsynced = 0;
+        self.dirty_since = None;
+        let writers = std::mem::take(&mut self.touched)
+            .into_iter()
+            .map(|at| (at, w.progress(at)))
+            .collect();
+        let tokens = self
+            .tokens
+            .drain(..)
+            .map(|t| (t, w.progress(t.index)))
+            .collect();
+        self.unwritten.clear();
+        (self.report)(Report::Committed(Committed {
+            writers,
+            tokens,
+            rejected: std::mem::take(&mut self.rejected),
+            rows: w.total(),
+        }));
+        for import in self.imported.drain(..) {
+            import.remove_files();
+        }
+        Ok(())
+    }
+}

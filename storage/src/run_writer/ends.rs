@@ -1,0 +1,118 @@
+//! How ranks go, and what that makes of the run.
+
+use std::collections::BTreeMap;
+
+use expman_model::time::{now_us, parse_rfc3339, rfc3339_us};
+use expman_model::{EventBody, RankState, RunStatus};
+
+use super::RunWriter;
+use crate::state::WriterState;
+
+impl RunWriter {
+    /// Notes that a rank is gone.
+    pub fn leave(&mut self, writer: u32, state: RankState, status: RunStatus, reason: &str) {
+        let w = &mut self.state.writers[writer as usize];
+        w.meta.state = state;
+        if w.meta.status == RunStatus::Running {
+            w.meta.status = status;
+        }
+        w.meta.left_at = Some(rfc3339_us(now_us()));
+        let (rank, incarnation, seq) = (w.id.rank, w.id.incarnation, w.applied_seq);
+        let event = match state {
+            RankState::Lost => EventBody::RankLost {
+                rank,
+                incarnation,
+                seq,
+                last_step: w.meta.last_step,
+                reason: reason.to_owned(),
+            },
+            _ => EventBody::RankLeft {
+                rank,
+                incarnation,
+                status: w.meta.status,
+                seq,
+            },
+        };
+        self.event(event);
+        self.state.dirty = true;
+    }
+
+    /// Changes the run's status.
+    pub fn set_status(&mut self, to: RunStatus) {
+        let from = self.state.meta.status;
+        if from == to {
+            return;
+        }
+        match from.transition(to) {
+            Ok(to) => {
+                self.state.meta.status = to;
+                if to.is_finished() {
+                    let now = self.end_us.unwrap_or_else(now_us);
+                    self.state.meta.finished_at = Some(rfc3339_us(now));
+                    let start = self
+                        .state
+                        .meta
+                        .started_at
+                        .as_deref()
+                        .and_then(parse_rfc3339);
+                    #[expect(
+                        clippy::cast_precision_loss,
+                        reason = "microseconds of a run are far below 2^53"
+                    )]
+                    let secs = start.map(|start| (now - start).max(0) as f64 / 1e6);
+                    self.state.meta.duration_secs = secs;
+                } else {
+                    self.state.meta.finished_at = None;
+                    self.state.meta.duration_secs = None;
+                }
+                let message = self.state.meta.error.as_ref().map(|e| e.message.clone());
+                self.event(EventBody::Status { from, to, message });
+                self.state.dirty = true;
+            }
+            Err(e) => tracing::error!("status kept: {e}"),
+        }
+    }
+
+    /// When the run ended, where that is known to be another time than that of [`RunWriter::finish`].
+    pub const fn set_end(&mut self, at_us: i64) {
+        self.end_us = Some(at_us);
+    }
+
+    /// How the run ended: the heaviest end among its ranks. For a rank speaks the incarnation that was there last,
+    /// since a forked child ends before its parent; one that never said how it ended crashed.
+    #[must_use]
+    pub fn outcome(&self) -> RunStatus {
+        let mut last: BTreeMap<u32, &WriterState> = BTreeMap::new();
+        for w in &self.state.writers {
+            let known = last.entry(w.id.rank).or_insert(w);
+            if there(w) >= there(known) {
+                *known = w;
+            }
+        }
+        last.into_values()
+            .map(|w| w.meta.status)
+            .map(|s| {
+                if s.is_finished() {
+                    s
+                } else {
+                    RunStatus::Crashed
+                }
+            })
+            .max_by_key(|s| s.weight())
+            .unwrap_or(RunStatus::Crashed)
+    }
+}
+
+/// Until when a process was there. Who never left is there longest; of who vanished that is its last word,
+/// since its end may be noticed later than the goodbye of the process it was forked from.
+fn there(w: &WriterState) -> (bool, Option<&str>) {
+    let last_word = match w.meta.state {
+        RankState::Lost => w.meta.last_seen.as_deref(),
+        RankState::Live | RankState::Left => None,
+    };
+    // RFC 3339 in UTC sorts as text.
+    (
+        w.meta.left_at.is_none(),
+        last_word.or(w.meta.left_at.as_deref()),
+    )
+}
