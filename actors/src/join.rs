@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -197,8 +198,9 @@ impl Joiner {
                 owner.protocol
             )));
         }
+        let ring = self.ring.shared().ok();
         UnixCarrier
-            .dial(&owner.address, self.ring.descriptor().ok())
+            .dial(&owner.address, ring.as_ref().map(AsFd::as_fd))
             .await
     }
 

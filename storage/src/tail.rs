@@ -190,6 +190,14 @@ impl TextTail {
     /// # Errors
     /// When the file is there and can't be read.
     pub fn poll(&mut self) -> Result<Vec<LogLine>> {
+        self.poll_where(|_| true)
+    }
+
+    /// [`TextTail::poll`], where bytes that are not `wanted` are passed over without being taken apart.
+    ///
+    /// # Errors
+    /// As [`TextTail::poll`].
+    pub fn poll_where(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<LogLine>> {
         if self.file.is_none() {
             match durable::open_read(&self.path) {
                 Ok(file) => self.file = Some(file),
@@ -201,6 +209,14 @@ impl TextTail {
             return Ok(Vec::new());
         };
         let bytes = durable::read_at(file, &self.path, self.offset, TEXT_CHUNK)?;
+        if !wanted(&bytes) {
+            // Up to the last record that begins here: whether it is whole is seen when more is read.
+            let last = bytes.windows(2).rposition(|w| w == b"\n[").map(|n| n + 1);
+            if let Some(last) = last {
+                self.offset += last as u64;
+                return Ok(Vec::new());
+            }
+        }
         let (lines, used) = parse(self.kind, &bytes, self.offset, false);
         self.offset += used as u64;
         Ok(lines)

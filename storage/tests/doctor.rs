@@ -497,6 +497,36 @@ fn artifacts_that_are_not_what_was_saved_are_named() {
 }
 
 #[test]
+fn nothing_is_read_or_mended_through_a_link() {
+    let bench = Bench::new();
+    let target = bench.tmp.path().join("precious");
+    for name in [
+        "run.log",
+        "run.yaml",
+        ".expman/x.wal",
+        "artifacts",
+        "config.yaml",
+    ] {
+        let dir = bench.killed(&format!("r{}", name.replace('/', "-")));
+        fs::write(&target, "not to be touched").unwrap();
+        let path = dir.root().join(name);
+        if path.is_dir() {
+            fs::rename(&path, dir.root().join("aside")).unwrap();
+        } else if path.exists() {
+            fs::remove_file(&path).unwrap();
+        }
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        let found = mend(&dir);
+        assert_eq!(codes(&found), [Code::NoPlainFile], "{name}: {found:?}");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "not to be touched");
+        assert!(
+            !dir.wals().unwrap().is_empty(),
+            "{name}: the run is as it was"
+        );
+    }
+}
+
+#[test]
 fn what_a_newer_version_wrote_is_not_touched() {
     let bench = Bench::new();
     let dir = bench.killed("a");

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.row(1)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("times", [pytest.param(5, marks=pytest.mark.slice), 100])
 def test_a_burst_of_a_thousand_rows_and_sigkill_at_once_loses_none_while_the_owner_lives(
     zygote: Zygote, exps: Path, expman: list[str], sockets: Path, times: int
@@ -68,7 +70,8 @@ def test_a_burst_of_a_thousand_rows_and_sigkill_at_once_loses_none_while_the_own
 
 
 @pytest.mark.row(1)
-@pytest.mark.parametrize("times", [pytest.param(8, marks=pytest.mark.slice), 200])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("times", [pytest.param(8, marks=pytest.mark.slice), 60])
 def test_a_rank_killed_at_random_moments_loses_nothing_that_was_accepted(
     zygote: Zygote, exps: Path, rng: random.Random, times: int
 ) -> None:
@@ -143,7 +146,8 @@ def killed_at_call(zygote: Zygote, exps: Path, n: int, seen: set[int], fault: st
         "import time" + LIFE, exps=str(exps), options=options, tally_path=str(path)
     )
     with traced(victim.pid, f"{fault}:when={n}"):
-        victim.tell("go")
+        with suppress(BrokenPipeError):  # the first call is the one in which it waits
+            victim.tell("go")
         code = victim.wait(60)
     assert code in (0, -signal.SIGKILL), victim.text()
     run_dir = oracles.the_run(exps)
@@ -225,6 +229,7 @@ def recovered(expman: list[str], run_dir: Path) -> None:
 
 
 @pytest.mark.row(1, 7)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("times", [pytest.param(3, marks=pytest.mark.slice), 30])
 @pytest.mark.parametrize("how", ["the next join", "expman recover"])
 def test_rank_and_owner_killed_together_keep_what_was_accepted_50_ms_before(

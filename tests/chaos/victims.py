@@ -180,7 +180,7 @@ class Zygote:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": path, **env},
+                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "", **env},
                 cwd=folder,
             )
         theirs.close()

@@ -51,7 +51,7 @@ impl<'a> Look<'a> {
             look.foreign();
             return look;
         }
-        if look.newer() {
+        if look.links() || look.newer() {
             return look;
         }
         look.awaited = !run.owned && look.ranks_live(tools);

@@ -55,12 +55,12 @@ fn read(dir: &RunDir) {
 fn foreign(dir: &RunDir, name: &str, bytes: &[u8]) {
     folder::put(&dir.root().join(name), bytes);
     let entry = RunEntry {
+        owned: false,
         key: "0".repeat(16),
         experiment: "e".to_owned(),
         run: "r".to_owned(),
         dir: dir.clone(),
         kind: RunKind::ExpmanRs,
-        owned: false,
         meta: RunMeta::default(),
         problem: None,
     };
