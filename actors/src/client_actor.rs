@@ -452,10 +452,15 @@ mod tests {
     }
 
     async fn next(reader: &mut FrameReader) -> Frame {
+        let silence = tokio::time::sleep(Duration::from_secs(60));
+        tokio::pin!(silence);
         loop {
-            match reader.next().await.unwrap().unwrap() {
-                Frame::Ping => {}
-                frame => return frame,
+            tokio::select! {
+                frame = reader.next() => match frame.unwrap().unwrap() {
+                    Frame::Ping => {}
+                    frame => return frame,
+                },
+                () = &mut silence => panic!("nothing is said any more"),
             }
         }
     }
