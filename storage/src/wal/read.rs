@@ -12,7 +12,7 @@ use super::{
     PAYLOAD_BYTES_MAX, WalHeader, WalWriter,
 };
 use crate::durable;
-use crate::error::{Result, StorageError};
+use crate::error::{At, Result, StorageError};
 use crate::rows::{Row, Rows};
 
 /// A frame of up to so many bytes is read without asking first whether it is all there.
