@@ -12,8 +12,11 @@ use super::{
     PAYLOAD_BYTES_MAX, WalHeader, WalWriter,
 };
 use crate::durable;
-use crate::error::{Result, StorageError};
+use crate::error::{At, Result, StorageError};
 use crate::rows::{Row, Rows};
+
+/// A frame of up to so many bytes is read without asking first whether it is all there.
+const UNSEEN_BYTES_MAX: usize = 64 << 10;
 
 /// Turns payloads back into frames; remembers the names that the log told.
 #[derive(Debug, Default)]
@@ -193,6 +196,11 @@ impl WalReader {
         let length = word(4) as usize;
         if word(0) != MAGIC || length > PAYLOAD_BYTES_MAX {
             return Ok(Err(Next::Bad("no frame begins here".to_owned())));
+        }
+        // A torn frame may claim much, and is looked at again and again: nothing is made ready for what is not there.
+        let end = self.offset + (HEADER_BYTES + length) as u64;
+        if length > UNSEEN_BYTES_MAX && self.file.metadata().at("stat", &self.path)?.len() < end {
+            return Ok(Err(Next::End));
         }
         let payload = durable::read_at(
             &self.file,
