@@ -172,6 +172,11 @@ class Round:
             return None
         return pid if is_alive(pid) else None
 
+    def look(self) -> None:
+        """What happens by itself: a disk that runs full, an owner that comes or goes."""
+        self.history.look(free_bytes(self.disk))
+        self.history.owner_is(self.owner())
+
     def kill_owner(self) -> bool:
         pid = self.owner()
         if pid is None:
@@ -325,7 +330,7 @@ class Round:
         next_fault = time.monotonic() + 0.5
         while time.monotonic() < end:
             time.sleep(0.01)
-            self.history.look(free_bytes(self.disk))
+            self.look()
             self._undo(time.monotonic())
             if time.monotonic() >= next_fault:
                 name = self.rng.choices(names, weights)[0]
@@ -387,6 +392,7 @@ class Round:
         """Whatever happened: nothing of this round is left running; what failed is kept."""
         if kind is not None:
             shutil.copytree(self.base, self.folder / "kept", ignore_dangling_symlinks=True)
+            self.history.write(self.folder / "history.json")
         for later in self.laters:
             if later.undo == self.free_disk:
                 later.undo()
