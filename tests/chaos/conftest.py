@@ -21,6 +21,7 @@ from .victims import Zygote
 MARKERS = (
     "row(number): which rows of the fault matrix a test shows",
     "slice: a short case, which `just test` runs as well",
+    "long: takes many minutes",
 )
 
 
