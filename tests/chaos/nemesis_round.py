@@ -368,6 +368,10 @@ class Round:
                 self.history.left(rank.name)
         else:
             if how == "kill everything":
+                # Nobody sees the others die, so nobody starts another owner.
+                for rank in self.ranks.values():
+                    os.kill(rank.process.pid, signal.SIGSTOP)
+                    rank.stopped_at = rank.stopped_at or time.monotonic_ns()
                 self.kill_owner()
             for number in sorted(self.ranks):
                 self.kill_rank(number)
