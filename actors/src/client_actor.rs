@@ -261,8 +261,8 @@ impl ClientState {
             self.book
                 .expire(version, |p| p.caller == caller, self.rows, now)
         {
-            self.closed(&report, waiter.to.request.tag.clone()).await;
-            reply(&waiter, report, now);
+            let told = self.closed(&report, waiter.to.request.tag.clone()).await;
+            reply_after(told, vec![waiter], report, now);
         }
     }
 
@@ -305,13 +305,12 @@ impl ClientState {
     async fn answer(&self, closed: Closed<Pending>) {
         let now = self.now_us();
         let tag = closed.waiters.iter().find_map(|w| w.to.request.tag.clone());
-        self.closed(&closed.report, tag).await;
-        for waiter in closed.waiters {
-            reply(&waiter, closed.report.clone(), now);
-        }
+        let told = self.closed(&closed.report, tag).await;
+        reply_after(told, closed.waiters, closed.report, now);
     }
 
-    async fn closed(&self, report: &FlushReport, tag: Option<String>) {
+    /// Has the end of a version written down.
+    async fn closed(&self, report: &FlushReport, tag: Option<String>) -> oneshot::Receiver<()> {
         let missing = report
             .ranks
             .iter()
@@ -326,7 +325,9 @@ impl ClientState {
             missing,
             tag,
         };
-        self.tell(Command::Flushed(flush)).await;
+        let (done, told) = oneshot::channel();
+        self.tell(Command::Flushed(flush, done)).await;
+        told
     }
 
     async fn tell(&self, command: Command) {
@@ -334,6 +335,23 @@ impl ClientState {
             tracing::warn!("the commit thread is gone");
         }
     }
+}
+
+/// Who is answered finds the end of the version in the run's files.
+fn reply_after(
+    told: oneshot::Receiver<()>,
+    waiters: Vec<Waiter<Pending>>,
+    report: FlushReport,
+    now_us: u64,
+) {
+    tokio::spawn(async move {
+        if told.await.is_err() {
+            tracing::debug!("the commit thread ended before");
+        }
+        for waiter in &waiters {
+            reply(waiter, report.clone(), now_us);
+        }
+    });
 }
 
 #[expect(

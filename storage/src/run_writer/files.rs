@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use expman_model::limits::{CLOSE_MERGE_ROWS, PUBLISH_CHEAP_BYTES, SEAL_BYTES, SEAL_ROWS};
-use expman_model::{EventBody, RankState, RunStatus};
+use expman_model::{RankState, RunStatus};
 
 use super::{LiveWriter, PUBLISH_AFTER, RunWriter, SAVE_EVERY};
 use crate::error::{Result, StorageError};
@@ -56,7 +56,7 @@ impl RunWriter {
             return Ok(false);
         }
         let done = self.write();
-        self.noted_commit(done)
+        self.chores.commit.note(done)
     }
 
     /// [`RunWriter::sync`].
@@ -68,20 +68,7 @@ impl RunWriter {
             return Ok(false);
         }
         let done = self.sync();
-        self.noted_commit(done)
-    }
-
-    fn noted_commit(&mut self, done: Result<()>) -> Result<bool> {
-        let before = self.chores.commit.trouble().map(str::to_owned);
-        let worked = self.chores.commit.note(done)?;
-        match (before, self.chores.commit.trouble().map(str::to_owned)) {
-            (None, Some(what)) => self.event(EventBody::Problem { what }),
-            (Some(what), None) => self.event(EventBody::Problem {
-                what: format!("over: {what}"),
-            }),
-            _ => {}
-        }
-        Ok(worked)
+        self.chores.commit.note(done)
     }
 
     /// What keeps this writer from writing; none when all works.
