@@ -1,4 +1,4 @@
-//! The `expman` command: serve, list, inspect, export and clean folders of runs.
+//! The `expman` command: serve, list, inspect, export, clean and mend folders of runs.
 //!
 //! One entry, [`run`], is behind both the binary and the console script of the Python wheel.
 //! Data goes to stdout, everything else to stderr, and the returned number is the exit code.
@@ -12,10 +12,12 @@
 
 mod clean;
 mod console;
+mod doctor;
 mod exit;
 mod export;
 mod inspect;
 mod json;
+mod life;
 mod list;
 mod locate;
 mod owner;
@@ -32,7 +34,7 @@ use exit::Exit;
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
-  1  failed: something could not be read or written
+  1  failed: something could not be read or written; or doctor found something that is left to do
   2  wrong usage
   3  the run, experiment or folder was not found
   4  done, but something was damaged and left out; stderr names it
@@ -58,6 +60,7 @@ enum Command {
     Inspect(inspect::Args),
     Export(export::Args),
     Clean(clean::Args),
+    Doctor(doctor::Args),
     Owner(owner::Args),
 }
 
@@ -79,6 +82,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Inspect(args) => args.run(&mut console),
         Command::Export(args) => args.run(&mut console),
         Command::Clean(args) => args.run(&mut console),
+        Command::Doctor(args) => args.run(&mut console),
         Command::Owner(_) => owner::Args::run(&mut console),
     };
     let done = done.and_then(|exit| console.flush().map(|()| exit));

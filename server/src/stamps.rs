@@ -48,6 +48,9 @@ impl Tree {
         let (Ok(meta), Ok(entries)) = (fs::symlink_metadata(folder), fs::read_dir(folder)) else {
             return;
         };
+        if !meta.is_dir() {
+            return; // a link, which leads out of the run
+        }
         self.changed = self.changed.max((meta.mtime(), meta.mtime_nsec()));
         for entry in entries.flatten() {
             if self.entries >= FILES_MAX {

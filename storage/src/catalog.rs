@@ -197,7 +197,7 @@ fn kind_of(root: &Path) -> Option<RunKind> {
 fn declares_format(root: &Path) -> bool {
     use std::io::Read;
     let mut head = [0; 7];
-    std::fs::File::open(root.join("run.yaml"))
+    crate::plain::open(&root.join("run.yaml"))
         .and_then(|mut f| f.read_exact(&mut head))
         .is_ok()
         && &head == b"format:"

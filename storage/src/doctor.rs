@@ -44,6 +44,8 @@ pub enum Code {
     Owned,
     /// No process owns the run, and ranks that may start an owner live.
     RanksLive,
+    /// A link, a pipe or the like stands where a file of the run should be.
+    NoPlainFile,
     /// A newer version wrote it.
     NewerFormat,
     /// `run.yaml` can't be read, or is not there.

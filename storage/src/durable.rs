@@ -186,7 +186,7 @@ pub fn create_dir(path: &Path) -> Result<()> {
 /// # Errors
 /// When it can't be read.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).at("read", path)
+    crate::plain::read(path).at("read", path)
 }
 
 /// Reads a whole file if it is there.
@@ -194,7 +194,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// When it is there and can't be read.
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    match crate::plain::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).at("read", path),

@@ -14,6 +14,7 @@ mod faults;
 pub mod layout;
 pub mod legacy;
 pub mod lock;
+pub mod plain;
 pub mod reader;
 pub mod recovery;
 pub mod rows;

@@ -1,7 +1,6 @@
 //! Reading a run's metric rows as they stand now: the published file, then segments, then commit logs.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -195,7 +194,7 @@ pub(crate) fn drain(
 
 /// Adds the wanted rows of a Parquet file and returns its `hi`; `None` when it is not there.
 pub(crate) fn read_parquet(path: &Path, filter: &Filter, rows: &mut Rows) -> Result<Option<u64>> {
-    let file = match File::open(path) {
+    let file = match crate::plain::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         file => file.at("open", path)?,
     };

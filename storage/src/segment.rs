@@ -149,7 +149,7 @@ pub fn claimed_hi(meta: &ParquetMetaData) -> Option<u64> {
 /// # Errors
 /// When it is no Parquet file, or not ours.
 pub fn read_hi(path: &Path) -> Result<u64> {
-    let file = File::open(path).at("open", path)?;
+    let file = crate::plain::open(path).at("open", path)?;
     let meta = ParquetMetaDataReader::new()
         .parse_and_finish(&file)
         .at("read", path)?;

@@ -157,7 +157,7 @@ impl TextTail {
     /// When the file is there and can't be read.
     pub fn near_end(dir: &RunDir, kind: LogKind, bytes: u64) -> Result<Self> {
         let mut tail = Self::new(dir, kind, 0);
-        let Ok(file) = File::open(&tail.path) else {
+        let Ok(file) = crate::plain::open(&tail.path) else {
             return Ok(tail);
         };
         let length = file.metadata().at("stat", &tail.path)?.len();
@@ -191,7 +191,7 @@ impl TextTail {
     /// When the file is there and can't be read.
     pub fn poll(&mut self) -> Result<Vec<LogLine>> {
         if self.file.is_none() {
-            match File::open(&self.path) {
+            match crate::plain::open(&self.path) {
                 Ok(file) => self.file = Some(file),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
                 Err(e) => return Err(e).at("open", &self.path),

@@ -175,43 +175,32 @@ def test_a_flood_of_output_drops_lines_of_it_and_no_metric(
     zygote: Zygote, exps: Path, size: int
 ) -> None:
     """Every byte still reaches the terminal; what console.log lacks is counted; metrics win."""
+    lines = size // 200
     victim = zygote.tallied(
         """
         exp.flush().wait()
         before = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
-        line = b"z" * 199 + b"\\n"
-        block = line * 320
-        done = threading.Event()
-        times = []
-        def flood():
-            for n in range(size // len(block)):
-                at = 0
-                while at < len(block):
-                    at += os.write(1, block[at:])
-            done.set()
-        flooding = threading.Thread(target=flood)
-        flooding.start()
+        import subprocess
+        watch = Stopwatch()
+        # Another process: a thread of this one would also fight for the interpreter's lock.
+        flood = subprocess.Popen(["sh", "-c", f"yes {'z' * 199} | head -n {lines}"])
         step = 0
-        while not done.is_set():
+        while flood.poll() is None:
             values = call(step)
-            start = time.perf_counter_ns()
-            log(step, values)
-            times.append(time.perf_counter_ns() - start)
+            watch.call(log, step, values)
             step += 1
             time.sleep(0.0002)
-        flooding.join()
         after = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
-        say([step, times[:100_000], before, after])
+        say([step, watch.times[:100_000], before, after])
         say(exp.flush(timeout=60).wait().complete)
         say(exp.stats())
         exp.close(timeout=20)
         """,
         exps,
-        size=size,
+        lines=lines,
         options={**ALONE, "redirect_console": True},
     ).joined()
     steps, times, before, after = victim.hear()
-    lines = size // (200 * 320) * 320
     oracles.fast_calls(times)
     assert (after - before) << 10 <= oracles.RANK_GROWTH_BYTES, "the rank's memory"
     assert victim.hear() is True
@@ -364,7 +353,7 @@ def test_sixty_four_threads_log_everything_at_once_and_in_order(zygote: Zygote, 
 @pytest.mark.row(9, 24)
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("ranks", "seconds"), [pytest.param(2, 3.0, marks=pytest.mark.slice), (8, 60.0)]
+    ("ranks", "seconds"), [pytest.param(2, 2.0, marks=pytest.mark.slice), (8, 60.0)]
 )
 def test_ranks_that_log_as_fast_as_they_can_stay_fast_and_small_and_account_for_every_call(
     zygote: Zygote, exps: Path, expman: list[str], ranks: int, seconds: float
@@ -375,20 +364,15 @@ def test_ranks_that_log_as_fast_as_they_can_stay_fast_and_small_and_account_for_
     hear()
     values = {f"m{i}": 0.5 * i for i in range(5)}
     first = exp.stats()["accepted_seq"]
-    n, times, clock, record = 0, [], time.perf_counter_ns, exp.log_metrics
+    n, watch, record = 0, Stopwatch(), exp.log_metrics
     end = time.monotonic() + seconds
-    while True:
-        start = clock()
-        record(values, n)
-        took = clock() - start
+    while time.monotonic() < end:
+        for n in range(n, n + 100):
+            watch.call(record, values, n)
         n += 1
-        if n % 16 == 0 or took > 500_000:
-            times.append(took)
-            if time.monotonic() > end:
-                break
     stats = exp.stats()
     after = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
-    say([n, sorted(times)[-len(times) // 100:], len(times), stats, after - before])
+    say([n, sorted(watch.times)[-1000:], stats, after - before])
     hear()
     start = time.monotonic()
     try:
@@ -406,12 +390,10 @@ def test_ranks_that_log_as_fast_as_they_can_stay_fast_and_small_and_account_for_
         victim.tell("go")
     logged = {}
     for victim in victims:
-        n, slowest, samples, stats, grown = victim.hear()
+        n, slowest, stats, grown = victim.hear()
         logged[victim.rank] = n
-        # The slowest of all calls are among the samples, though only one in 16 of the others is.
         over = len([t for t in slowest if t > oracles.LOG_P999_MS * 1e6])
         assert over <= n / 1000, f"{over} of {n} calls took more than {oracles.LOG_P999_MS} ms"
-        assert samples > 1000
         assert grown << 10 <= oracles.RANK_GROWTH_BYTES, f"a rank grew by {grown >> 10} MiB"
         assert stats["queued_bytes"] <= 17 << 20
     oracles.bounded_memory(owner_of(run_dir), oracles.OWNER_HIGH_WATER_BYTES, "the owner")

@@ -6,11 +6,13 @@ recovered, and proved against an independent reading of its log.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import signal
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,9 +114,24 @@ def cases(killed: Killed, rng: random.Random, all_of_them: bool) -> dict[str, tu
 
 
 def check(
-    killed: Killed, name: str, intact: int, damaged: bytes, run_dir: Path, all_rows: list[Row]
+    killed: Killed,
+    name: str,
+    damage: tuple[int, bytes],
+    run_dir: Path,
+    all_rows: list[Row],
+    found: str,
 ) -> None:
-    """A: the whole frames in front of the damage are there, once; what is missing was told."""
+    """A: the whole frames in front of the damage are there, once; what is missing was told.
+
+    Args:
+        killed: the run as it was.
+        name: of the case, for messages.
+        damage: up to which byte the log was as before, and what it was then.
+        run_dir: the run as it is now.
+        all_rows: those of the run as it was.
+        found: what a doctor said of it.
+    """
+    intact, damaged = damage
     rows = read_rows(run_dir)
     once(rows)
     by_id = {(row.rank, row.attempt, row.seq, row.key): row for row in all_rows}
@@ -124,17 +141,15 @@ def check(
     there = {(row.rank, row.attempt, row.seq, row.key) for row in rows}
     for row in killed.rows_within(all_rows, intact):
         assert (row.rank, row.attempt, row.seq, row.key) in there, f"{name}: {row} is missing"
-    if len(rows) == len(all_rows) or name.startswith("cut-"):
-        # A log that merely ends is what a crash leaves; how many bytes went is told all the same.
-        if intact not in {0, *(end for _, end in killed.frames)}:
-            told = [event["torn_bytes"] for event in events(run_dir, "owner_changed")]
-            kept = list(run_dir.rglob("*.corrupt*"))
-            assert any(told) or kept, f"{name}: nobody told of the torn frame"
-        return
-    problems = " ".join(event["what"] for event in events(run_dir, "problem"))
-    assert killed.log in problems, f"{name}: rows are missing, and nobody was told"
-    kept = [path.read_bytes() for path in run_dir.rglob("*.corrupt*")]
-    assert damaged in kept, f"{name}: what stood behind the damage is gone"
+    if intact in {0, *(end for _, end in killed.frames)} and name.startswith("cut-"):
+        return  # as if what is missing had never been
+    torn = [event["torn_bytes"] for event in events(run_dir, "owner_changed")]
+    told = " ".join([found, *(event["what"] for event in events(run_dir, "problem"))])
+    assert any(torn) or killed.log in told, f"{name}: nobody was told"
+    if len(rows) < len(all_rows) and not name.startswith("cut-"):
+        assert killed.log in told, f"{name}: rows are missing, and nobody was told"
+        kept = [path.read_bytes() for path in run_dir.rglob("*.corrupt*")]
+        assert damaged in kept, f"{name}: what stood behind the damage is gone"
 
 
 @pytest.mark.row(20)
@@ -166,15 +181,17 @@ def everything(
             run_dir = killed.copy(base / "exp" / name)
             (run_dir / ".expman" / killed.log).write_bytes(damages[name][1])
         before = snapshot(base)
-        code, _ = doctor(expman, base)
+        code, found = doctor(expman, base)
         assert code != 0, "runs that crashed, with damaged logs"
+        said: dict[str, str] = defaultdict(str)
+        for finding in found["findings"]:
+            said[Path(finding["run"]).name] += json.dumps(finding)
         assert snapshot(base) == before, "a look changes nothing"
         settles(expman, base)
         for name in names[start : start + BULK]:
-            intact, damaged = damages[name]
             run_dir = base / "exp" / name
             try:
-                check(killed, name, intact, damaged, run_dir, all_rows)
+                check(killed, name, damages[name], run_dir, all_rows, said[name])
                 assert record(run_dir)["status"] == "crashed"
                 no_temp_files(run_dir)
             except AssertionError as error:

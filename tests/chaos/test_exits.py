@@ -113,6 +113,9 @@ def stand_still(zygote: Zygote, exps: Path, expman: list[str], standing: ExitSta
     until(lambda: gone(victims, ends), 20, "the end of all")
     for (end, victim), start in zip(victims, starts):
         code, _, seconds = ENDS[end]
+        if end == "exp.close()":
+            code = 1  # who closes a run himself is told by an exception that it was not in time
+            assert "FlushError" in victim.text()
         assert victim.wait() == code_of(end, code), f"{end}: {victim.text()}"
         took = ends[end] - start
         assert took <= seconds + SLACK_SECS, f"{end} took {took:.1f} s"
@@ -142,25 +145,31 @@ def gone(victims: list[tuple[str, Victim]], ends: dict[str, float]) -> bool:
 
 @pytest.mark.row(13)
 @pytest.mark.slice
-@pytest.mark.parametrize("pause", [0.0, 0.3])
 def test_a_second_ctrl_c_while_the_first_is_still_closing_ends_it_in_time(
-    zygote: Zygote, exps: Path, pause: float
+    zygote: Zygote, exps: Path
 ) -> None:
-    victim = zygote.tallied(
-        PROGRAM + "time.sleep(60)", exps, steps=300, options=options(0)
-    ).joined()
-    owner = owner_of(victim.run_dir)
-    victim.tell("go")
-    victim.hear()
-    with stopped(owner), oracles.within(CLOSE_SECS + SLACK_SECS, "two interrupts"):
-        victim.signal(signal.SIGINT)
-        time.sleep(pause)
-        victim.signal(signal.SIGINT)
-        code = victim.wait()
-    assert code == -signal.SIGINT, victim.text()
-    run = oracles.ended(victim.run_dir)
-    assert run["status"] in ("interrupted", "crashed")
-    oracles.prefix(read_rows(victim.run_dir), 0, 0, 300, 300)
+    pauses = [0.0, 0.05, 0.5]
+    program = PROGRAM + "time.sleep(60)"
+    victims = [
+        zygote.tallied(program, exps, steps=300, options=options(n)).joined()
+        for n in range(len(pauses))
+    ]
+    with ExitStack() as standing:
+        for victim in victims:
+            victim.tell("go")
+            victim.hear()
+            standing.enter_context(stopped(owner_of(victim.run_dir)))
+        with oracles.within(CLOSE_SECS + SLACK_SECS, "two interrupts"):
+            for victim, pause in zip(victims, pauses):
+                victim.signal(signal.SIGINT)
+                time.sleep(pause)
+                victim.signal(signal.SIGINT)
+            codes = [victim.wait() for victim in victims]
+        assert codes == [-signal.SIGINT] * len(pauses), [victim.text() for victim in victims]
+    for victim in victims:
+        run = oracles.ended(victim.run_dir)
+        assert run["status"] in ("interrupted", "crashed")
+        oracles.prefix(read_rows(victim.run_dir), 0, 0, 300, 300)
 
 
 @pytest.mark.row(13)

@@ -20,20 +20,18 @@ STREAMS_MAX = 256
 """Event streams that a server has open at once."""
 
 TRAINING = """
-times = []
+watch = Stopwatch()
 done = threading.Event()
 threading.Thread(target=lambda: (hear(), done.set()), daemon=True).start()
 step = 0
 while not done.is_set():
-    start = time.perf_counter_ns()
-    exp.log_metrics({"x": float(step)}, step=step)
-    times.append(time.perf_counter_ns() - start)
+    watch.call(exp.log_metrics, {"x": float(step)}, step)
     if step % 50 == 49:
         time.sleep(0.01)
     step += 1
 start = time.monotonic()
 report = exp.flush(timeout=10).wait()
-say([step, times, report.complete, time.monotonic() - start])
+say([step, watch.times, report.complete, time.monotonic() - start])
 exp.close()
 """
 """Logs thousands of calls a second; says how long each took, and how the last flush went."""
@@ -56,7 +54,7 @@ def trained(victim: Victim) -> int:
 
 
 @pytest.mark.row(10)
-@pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.slice), 25])
+@pytest.mark.parametrize("kills", [pytest.param(2, marks=pytest.mark.slice), 25])
 def test_a_server_killed_and_restarted_disturbs_no_training_and_its_streams_resume(
     zygote: Zygote, exps: Path, expman: list[str], rng: random.Random, kills: int
 ) -> None:
@@ -104,21 +102,23 @@ def test_a_bogus_last_event_id_is_answered_by_a_reset_and_the_next_one_goes_on(
     ]
     with Server(expman, exps) as server:
         key = server.key(victim.run_dir)
-        for last in bogus:
-            reader = StreamReader(server.port, key, topics="metrics,logs,state").open(last)
-            assert reader.status in (200, 400), last
-            if reader.status == 400:
-                reader.close()
-                continue
+        readers = [
+            StreamReader(server.port, key, topics="metrics,logs,state").open(last) for last in bogus
+        ]
+        refused = [reader for reader in readers if reader.status == 400]
+        answered = [reader for reader in readers if reader.status == 200]
+        assert len(refused) + len(answered) == len(bogus), [reader.status for reader in readers]
+        assert len(answered) >= len(bogus) - 1, "only what is no header at all may be refused"
+        for reader in answered:
             reader.read()
-            assert reader.ended.wait(10), f"{last!r}: who must fetch anew is not kept"
-            assert reader.seen, last
-            assert reader.seen[-1].kind == "reset", last
-            again = reader.resume()
-            until(lambda r=again: any(e.kind == "metrics" for e in r.seen), 10)
-            points = again.points("x")[0]
+        for reader in answered:
+            assert reader.ended.wait(10), "who must fetch anew is not kept"
+            assert reader.seen[-1].kind == "reset"
+            reader.resume()
+        for reader in answered:
+            until(lambda r=reader: any(e.kind == "metrics" for e in r.seen), 10)
+            points = reader.points("x")[0]
             gap_free(points, first=points[0][0] or 0)
-            reader.close()
         assert server.get("health")["status"] == "ok"
     trained(victim)
 
@@ -133,12 +133,15 @@ def test_more_stream_clients_than_a_server_takes_are_refused_and_the_others_serv
         key = server.key(victim.run_dir)
         readers: list[StreamReader] = []
         try:
+            refused = 0
             for _ in range(clients):
                 readers.append(StreamReader(server.port, key).open())
+                if readers[-1].status == 503:
+                    readers.pop().close()
+                    refused += 1
             served = [reader for reader in readers if reader.status == 200]
-            refused = [reader for reader in readers if reader.status == 503]
             assert len(served) == STREAMS_MAX
-            assert len(refused) == clients - STREAMS_MAX
+            assert refused == clients - STREAMS_MAX
             with oracles.within(2, "an answer beside all the streams"):
                 assert server.get(f"runs/{key}/stats")
             some = [served[0], served[len(served) // 2], served[-1]]
@@ -162,7 +165,7 @@ def test_more_stream_clients_than_a_server_takes_are_refused_and_the_others_serv
 
 @pytest.mark.row(38)
 @pytest.mark.timeout(300)
-def test_a_stream_reader_that_stalls_is_cut_and_costs_bounded_memory(
+def test_stream_readers_that_stall_are_cut_and_cost_bounded_memory(
     zygote: Zygote, exps: Path, expman: list[str]
 ) -> None:
     victim = zygote.tallied(
@@ -182,14 +185,13 @@ def test_a_stream_reader_that_stalls_is_cut_and_costs_bounded_memory(
     with Server(expman, exps) as server:
         key = server.key(victim.run_dir)
         stalled = []
-        for _ in range(20):
+        for _ in range(STREAMS_MAX - 6):
             client = socket.socket()
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", server.port))
             head = f"GET /api/runs/{key}/stream HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n"
             client.sendall(head.encode())
             stalled.append(client)
-        before = oracles.high_water(server.pid)
         good = StreamReader(server.port, key).open().read()
 
         def open_connections() -> int:
@@ -197,12 +199,14 @@ def test_a_stream_reader_that_stalls_is_cut_and_costs_bounded_memory(
 
         most = open_connections()
         with oracles.within(100, "cutting those who do not read"):
-            until(lambda: open_connections() <= most - 20, 110, "the end of 20 stalled readers")
+            until(
+                lambda: open_connections() <= most - len(stalled), 110, "the end of all who stall"
+            )
         points = good.points("m7")[0]
         assert len(points) > 1000, "who reads is served meanwhile"
         gap_free(points, first=points[0][0] or 0)
-        assert not good.ended.is_set()
-        oracles.bounded_memory(server.pid, 256 << 20, "20 stalled readers", before)
+        assert not good.ended.is_set(), f"{good.seen[-1].kind}, {good.error}"
+        oracles.bounded_memory(server.pid, oracles.SERVER_HIGH_WATER_BYTES, "the server")
         for client in stalled:
             client.close()
         good.close()

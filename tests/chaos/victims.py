@@ -84,6 +84,34 @@ class Tally:
         return n
 
 
+class Stopwatch:
+    """How long calls took in the thread that made this.
+
+    The time in which the thread could run and the kernel ran somebody else on its CPU, as the
+    kernel itself counts it, is not the callee's and is taken off; the time in which it slept or
+    waited for a lock is, and stays.
+    """
+
+    def __init__(self) -> None:
+        self.times: list[int] = []
+        self._file = -1
+        if os.path.exists("/proc/thread-self/schedstat"):
+            self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+
+    def _delayed_ns(self) -> int:
+        return int(os.pread(self._file, 100, 0).split()[1]) if self._file >= 0 else 0
+
+    def call(self, what: Callable[..., object], *args: object) -> None:
+        """Makes a call and notes its time."""
+        before = self._delayed_ns()
+        start = time.perf_counter_ns()
+        what(*args)
+        took = time.perf_counter_ns() - start
+        if took > 200_000:
+            took -= self._delayed_ns() - before
+        self.times.append(took)
+
+
 class Victim:
     """A process that runs a program given as text; see `run_victim` for what it finds there."""
 
@@ -152,7 +180,7 @@ class Zygote:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": path, **env},
+                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "", **env},
                 cwd=folder,
             )
         theirs.close()
@@ -215,7 +243,7 @@ class Zygote:
 
 
 def run_victim(order: dict[str, Any], talk: socket.socket) -> Callable[[], None]:
-    """The program of one victim, which finds `say`, `hear`, `Tally`, `ml` and its arguments."""
+    """The program of one victim, which finds `say`, `hear`, `ml`, what is above, its arguments."""
     out = os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -231,11 +259,11 @@ def run_victim(order: dict[str, Any], talk: socket.socket) -> Callable[[], None]
 
     import monarch_like as ml
 
-    names = {"__name__": "__main__", "ml": ml, "say": say, "hear": hear, "Tally": Tally}
+    names = {"__name__": "__main__", "ml": ml, "say": say, "hear": hear}
     code = compile(order["program"], "<victim>", "exec")
     # As a module of its own: what is global in it lives until the interpreter ends.
     main = sys.modules["__main__"].__dict__
-    main.update(names, **order["args"])
+    main.update(names, Tally=Tally, Stopwatch=Stopwatch, **order["args"])
     return lambda: exec(code, main)
 
 

@@ -68,23 +68,29 @@ class MissingRowsError(Exception):
 def _read_rows(run_dir: Path) -> list[Row]:
     hidden = run_dir / ".expman"
     # The bytes of all files first, as fast as can be: files move under a run that grows.
-    published = (run_dir / "metrics.parquet").read_bytes()
+    at = run_dir / "metrics.parquet"
+    version = at.stat()
+    published = at.read_bytes()
     segments: dict[int, tuple[int, bytes]] = {}
     for path in hidden.glob("seg-*.parquet"):
         lo, hi = (int(part, 16) for part in path.stem.split("-")[1:])
         segments[lo] = max(segments.get(lo, (0, b"")), (hi, path.read_bytes()))
     logs = [(path, path.read_bytes()) for path in sorted(hidden.glob("wal-*.wal"))]
+    again = at.stat()
+    if (again.st_ino, again.st_mtime_ns) != (version.st_ino, version.st_mtime_ns):
+        raise MissingRowsError(f"{at} was published meanwhile")
     rows, end = _read_parquet(published)
     while end in segments:
         more, end = _read_parquet(segments[end][1])
         rows += more
-    for path, log in logs:
-        lo = int(path.stem.split("-")[1], 16)
+    starts = [int(path.stem.split("-")[1], 16) for path, _ in logs]
+    for (path, log), lo, upto in zip(logs, starts, [*starts[1:], None]):
         if lo < end:
             continue  # its rows are sealed already
         if lo > end:
             raise MissingRowsError(f"{path} begins at row {lo}, the files before it end at {end}")
-        more = list(_read_log(log))
+        # A log that was given up ends where the next one begins: what is behind is there once more.
+        more = list(_read_log(log))[: None if upto is None else upto - lo]
         rows += more
         end += len(more)
     return rows

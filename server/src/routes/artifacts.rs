@@ -64,7 +64,7 @@ pub async fn content(
         .run(what, move || {
             let mut all = find(&run.dir)?.into_iter();
             let artifact = all.find(|a| a.key == wanted).ok_or_else(missing)?;
-            let file = open_beneath(&folder, &artifact.name)?;
+            let file = open_beneath(run.dir.root(), &artifact.name)?;
             let size = file
                 .metadata()
                 .map_err(|source| io("stat", &folder.join(&artifact.name), source))?
@@ -133,6 +133,10 @@ fn walk(
     depth: usize,
     found: &mut HashMap<String, u64>,
 ) -> Result<()> {
+    // A link in place of a folder leads out of the run.
+    if std::fs::symlink_metadata(folder).is_ok_and(|meta| meta.is_symlink()) {
+        return Ok(());
+    }
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -168,14 +172,18 @@ fn is_half_written(name: &str) -> bool {
     name.starts_with('.') && FsPath::new(name).extension().is_some_and(|e| e == "tmp")
 }
 
-/// Opens a file below a folder; the kernel refuses every way out, and every link that was put in between.
-fn open_beneath(folder: &FsPath, name: &str) -> Result<File> {
-    let root = File::open(folder).map_err(|source| io("open", folder, source))?;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = rustix::fs::openat2(&root, name, flags, Mode::empty(), resolve)
-        .map_err(|errno| io("open", &folder.join(name), errno.into()))?;
-    Ok(file.into())
+/// Opens a saved file of a run; the kernel refuses every way out, and every link that was put in between.
+fn open_beneath(run: &FsPath, name: &str) -> Result<File> {
+    let root = File::open(run).map_err(|source| io("open", run, source))?;
+    let beneath = |from: &File, path: &FsPath, flags| {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let opened = rustix::fs::openat2(from, path, flags, Mode::empty(), resolve);
+        let file = opened.map_err(|errno| io("open", &run.join(path), errno.into()))?;
+        Ok::<_, ServeError>(File::from(file))
+    };
+    let folder = beneath(&root, FsPath::new("artifacts"), OFlags::DIRECTORY)?;
+    beneath(&folder, FsPath::new(name), OFlags::empty())
 }
 
 /// Reads a file piece by piece, no faster than it is sent.
@@ -258,7 +266,7 @@ mod tests {
         File::create(folder.join("model.bin")).unwrap();
         std::os::unix::fs::symlink("../secret", folder.join("link")).unwrap();
         std::os::unix::fs::symlink("..", folder.join("up")).unwrap();
-        assert!(open_beneath(&folder, "model.bin").is_ok());
+        assert!(open_beneath(tmp.path(), "model.bin").is_ok());
         for name in [
             "../secret",
             "link",
@@ -266,11 +274,20 @@ mod tests {
             "/etc/passwd",
             "./../secret",
         ] {
-            assert!(open_beneath(&folder, name).is_err(), "{name}");
+            assert!(open_beneath(tmp.path(), name).is_err(), "{name}");
         }
         let mut found = HashMap::new();
         walk(&folder, &mut String::new(), 0, &mut found).unwrap();
         assert_eq!(found.keys().collect::<Vec<_>>(), ["model.bin"]);
+        // The folder itself may be a link.
+        let other = tmp.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        let out = other.join("artifacts");
+        std::os::unix::fs::symlink(&folder, &out).unwrap();
+        assert!(open_beneath(&other, "model.bin").is_err());
+        found.clear();
+        walk(&out, &mut String::new(), 0, &mut found).unwrap();
+        assert!(found.is_empty(), "{found:?}");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Counting a run's rows, a batch at a time, and what its record should say about them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::path::Path;
 
 use expman_model::limits::SUMMARY_KEYS_MAX;
@@ -9,6 +8,7 @@ use expman_model::{MetricSummary, RunMeta};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::error::{At, Result, StorageError};
+use crate::plain;
 use crate::reader::{Filter, add_batch};
 use crate::rows::{Row, Rows};
 use crate::segment::claimed_hi;
@@ -60,7 +60,7 @@ impl Census {
     /// # Errors
     /// When it can't be read.
     pub(super) fn count(&mut self, path: &Path) -> Result<u64> {
-        let file = File::open(path).at("open", path)?;
+        let file = plain::open(path).at("open", path)?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
         let hi = claimed_hi(builder.metadata());
         let batches = builder

@@ -15,6 +15,43 @@ use crate::layout::names;
 const NAMED_MAX: usize = 100;
 
 impl Look<'_> {
+    /// Whether something stands where a file or folder of the run should be that leads out of it, or never ends:
+    /// nobody makes such by mistake, so nothing is read or mended through it.
+    pub(super) fn links(&mut self) -> bool {
+        let dir = self.dir;
+        let files = [
+            dir.metrics(),
+            dir.meta(),
+            dir.config(),
+            dir.run_log(),
+            dir.console_log(),
+            dir.events(),
+        ];
+        let folders = [dir.artifacts(), dir.hidden(), dir.hidden().join("spool")];
+        let hidden = names(&dir.hidden()).unwrap_or_default();
+        let hidden = hidden.into_iter().map(|(_, path)| path);
+        let hidden: Vec<_> = hidden.filter(|path| !folders.contains(path)).collect();
+        let is_there = |path: &Path| std::fs::symlink_metadata(path).ok();
+        let no_file = |path: &&PathBuf| is_there(path).is_some_and(|meta| !meta.is_file());
+        let no_folder = |path: &&PathBuf| is_there(path).is_some_and(|meta| !meta.is_dir());
+        let wrong = files.iter().chain(&hidden).filter(no_file);
+        let wrong: Vec<_> = wrong.chain(folders.iter().filter(no_folder)).collect();
+        for path in &wrong {
+            let what = format!(
+                "{} is no plain file or folder; nothing is touched",
+                path.display()
+            );
+            self.add(
+                Severity::Damage,
+                Code::NoPlainFile,
+                (*path).clone(),
+                what,
+                false,
+            );
+        }
+        !wrong.is_empty()
+    }
+
     pub(super) fn spool(&mut self) {
         for (_, path) in names(&self.dir.hidden().join("spool")).unwrap_or_default() {
             if path.extension().is_none_or(|e| e != "spool") {

@@ -51,7 +51,7 @@ impl<'a> Look<'a> {
             look.foreign();
             return look;
         }
-        if look.newer() {
+        if look.links() || look.newer() {
             return look;
         }
         look.awaited = !run.owned && look.ranks_live(tools);
@@ -368,7 +368,7 @@ impl<'a> Look<'a> {
 }
 
 /// When the run was written to for the last time.
-pub(super) fn last_written(dir: &RunDir) -> SystemTime {
+fn last_written(dir: &RunDir) -> SystemTime {
     let mut files = vec![dir.meta(), dir.events()];
     files.extend(dir.wals().unwrap_or_default().into_iter().map(|w| w.path));
     let times = files

@@ -3,13 +3,11 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use expman_model::time::{parse_rfc3339, rfc3339_us};
 use expman_model::{Param, RunMeta, RunStatus};
 
 use super::census::Census;
-use super::look::last_written;
 use super::{Code, Finding, Severity, Tools, record};
 use crate::catalog::{ExperimentMeta, RunEntry};
 use crate::error::{At, Result};
@@ -28,7 +26,7 @@ pub(super) fn mend(
 ) -> std::result::Result<(), String> {
     let todo: Vec<_> = findings.iter().filter(|f| f.fixable).collect();
     let has = |codes: &[Code]| todo.iter().any(|f| codes.contains(&f.code));
-    let written = last_written(&run.dir);
+    let last_sign = record::last_sign(&run.dir);
     let files = || -> Result<Option<RunMeta>> {
         let _lock = OwnerLock::take(&run.dir)?;
         let mut done: Vec<(Code, &Path)> = Vec::new();
@@ -44,7 +42,7 @@ pub(super) fn mend(
     let before = files().map_err(|e| e.to_string())?;
     if has(&[Code::NotClosed, Code::Spool, Code::Log, Code::Metrics]) {
         (tools.close)(&run.dir)?;
-        let times = OwnerLock::take(&run.dir).and_then(|_lock| end(&run.dir, before, written));
+        let times = OwnerLock::take(&run.dir).and_then(|_lock| end(&run.dir, before, last_sign));
         times.map_err(|e| e.to_string())?;
     }
     Ok(())
@@ -136,17 +134,15 @@ fn recount(dir: &RunDir) -> Result<()> {
     yaml::write(&dir.meta(), &meta)
 }
 
-/// A run ended when it was written to for the last time, not when it was mended.
-fn end(dir: &RunDir, before: Option<RunMeta>, written: SystemTime) -> Result<()> {
+/// A run ended with the last sign of its life, not when it was mended.
+fn end(dir: &RunDir, before: Option<RunMeta>, last_sign: Option<i64>) -> Result<()> {
     let Some(mut meta) = yaml::read::<RunMeta>(&dir.meta())? else {
         return Ok(());
     };
     let ended = before.filter(|b| b.status.is_finished() && b.finished_at.is_some());
     if let Some(before) = ended {
         (meta.finished_at, meta.duration_secs) = (before.finished_at, before.duration_secs);
-    } else {
-        let age = written.duration_since(SystemTime::UNIX_EPOCH);
-        let us = i64::try_from(age.unwrap_or(Duration::ZERO).as_micros()).unwrap_or(i64::MAX);
+    } else if let Some(us) = last_sign {
         let start = meta.started_at.as_deref().and_then(parse_rfc3339);
         meta.finished_at = Some(rfc3339_us(us));
         meta.duration_secs = start.map(|start| record::secs(us - start));

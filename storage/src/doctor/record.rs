@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::layout::RunDir;
 use crate::wal::{Frame, WalReader};
-use crate::{durable, events};
+use crate::{durable, events, yaml};
 
 /// Beginnings of a broken YAML file that are tried, longest first.
 const TRIES_MAX: usize = 1_000;
@@ -99,6 +99,35 @@ pub(super) fn rebuilt(dir: &RunDir, experiment: &str, run: &str) -> RunMeta {
         .flat_map(|r| r.dropped.values())
         .sum();
     meta
+}
+
+/// The time of the last thing that a run's files tell of, in microseconds.
+pub(super) fn last_sign(dir: &RunDir) -> Option<i64> {
+    let meta: RunMeta = yaml::read(&dir.meta()).ok().flatten().unwrap_or_default();
+    let ranks = meta.ranks.values().flatten();
+    let mut times: Vec<String> = ranks
+        .flat_map(|p| {
+            [&p.joined_at, &p.last_seen, &p.left_at]
+                .into_iter()
+                .flatten()
+        })
+        .cloned()
+        .collect();
+    let (told, _) = events::read(&dir.events()).unwrap_or_default();
+    let told = told.last().and_then(|e| e["timestamp"].as_str());
+    times.extend(told.map(str::to_owned));
+    let mut last = times.iter().filter_map(|time| parse_rfc3339(time)).max();
+    for log in dir.wals().unwrap_or_default() {
+        let Ok(mut log) = WalReader::open(&log.path) else {
+            continue;
+        };
+        while let Ok(Ok(frame)) = log.next_frame() {
+            if let Frame::Batch(batch) = frame {
+                last = last.max(batch.rows.iter().map(|row| row.timestamp_us).max());
+            }
+        }
+    }
+    last
 }
 
 fn logged_id(dir: &RunDir) -> Option<RunId> {

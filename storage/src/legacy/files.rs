@@ -1,7 +1,6 @@
 //! The wide files of expman-rs as rows.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
@@ -92,7 +91,7 @@ fn segments(dir: &RunDir) -> Result<Vec<PathBuf>> {
 }
 
 fn read_parquet(path: &Path, reading: &mut Reading<'_>) -> Result<()> {
-    let file = File::open(path).at("open", path)?;
+    let file = crate::plain::open(path).at("open", path)?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
     if claimed_hi(builder.metadata()).is_some() {
         // One of ours, whose folder was copied without its machinery.

@@ -152,7 +152,7 @@ impl WalReader {
     /// # Errors
     /// When it can't be opened.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).at("open", path)?;
+        let file = crate::plain::open(path).at("open", path)?;
         Ok(Self {
             path: path.to_owned(),
             file,
