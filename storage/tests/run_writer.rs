@@ -192,6 +192,33 @@ fn a_tail_sees_every_row_once_while_files_move() {
 }
 
 #[test]
+fn a_snapshot_has_every_row_it_counts_while_files_are_published() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = dir(tmp.path());
+    let (_lock, mut w) = open(&dir);
+    let at = w.register(rank(0), "h", 1).index;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let looks = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut looks = 0u32;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let seen = snapshot(&dir, &Filter::default()).unwrap();
+                assert_eq!(seen.rows.len() as u64, seen.total);
+                looks += 1;
+            }
+            looks
+        });
+        for n in 0..60 {
+            w.append(at, &body(n * 2 + 1..=n * 2 + 2)).unwrap();
+            w.publish_now().unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        reader.join().unwrap()
+    });
+    assert!(looks > 10);
+}
+
+#[test]
 fn a_batch_that_is_no_records_changes_nothing() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = dir(tmp.path());
