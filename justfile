@@ -42,6 +42,11 @@ chaos *args: (setup "demo,test")
 test-dashboard: (setup "demo,test")
     @scripts/test-dashboard.sh
 
+# libFuzzer over what others may write, one target or all, so many seconds each
+[group('check')]
+fuzz target="all" seconds="60":
+    @scripts/fuzz.sh {{ target }} {{ seconds }}
+
 # Format all three languages in place
 [group('change')]
 fmt: (setup "demo,test")

@@ -85,6 +85,12 @@ impl<T> BarrierBook<T> {
         self.live.keys().copied()
     }
 
+    /// How many versions have not ended.
+    #[must_use]
+    pub fn open_versions(&self) -> usize {
+        self.open.len()
+    }
+
     /// Opens the next version for these callers; returns it with the writers that owe it.
     ///
     /// With [`FlushScope::Rank`] only the asking writer owes.

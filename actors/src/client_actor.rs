@@ -4,7 +4,9 @@
 //! Sends barriers to every process that owes one, answers to every caller, and the outcome to the commit thread.
 //! Promises that every request is answered once: when nobody owes any more, or at its deadline.
 
-use std::collections::HashMap;
+mod answers;
+
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use expman_model::meta::LastFlush;
@@ -13,11 +15,15 @@ use expman_model::{EventBody, FlushReport, FlushScope, RankOutcomeState, Version
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot};
 
+use self::answers::{Caller, Pending, reply, reply_after};
 use crate::barrier::{BarrierBook, Closed, Standing, Waiter};
 use crate::commit::Command;
 use crate::link::carrier::FrameSender;
-use crate::link::frame::{FlushDone, FlushRequest, Frame};
+use crate::link::frame::{FlushRequest, Frame};
 use crate::reply::cast;
+
+/// Requests that may wait at once; a process asks again for what it is not answered.
+const REQUESTS_MAX: usize = 16_384;
 
 /// What the actor is told.
 #[derive(Debug)]
@@ -62,29 +68,8 @@ pub(crate) enum ClientMsg {
     },
     /// A caller's deadline.
     Expire { version: Version, caller: Caller },
-    /// The published file has everything of a version.
-    Published { closed: Box<Closed<Pending>> },
-}
-
-/// Identifies a request in the run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Caller {
-    writer: WriterId,
-    id: u64,
-}
-
-/// A request and the way back to it.
-#[derive(Debug, Clone)]
-pub(crate) struct Pending {
-    caller: Caller,
-    link: FrameSender,
-    request: FlushRequest,
-}
-
-impl PartialEq for Pending {
-    fn eq(&self, other: &Self) -> bool {
-        self.caller == other.caller
-    }
+    /// The published file has everything of a version, or never will.
+    Published { version: Version, done: bool },
 }
 
 /// See the module.
@@ -103,6 +88,10 @@ pub(crate) struct ClientState {
     links: HashMap<WriterId, FrameSender>,
     /// Requests for which no version was opened yet: they share the next one.
     unopened: Vec<Waiter<Pending>>,
+    /// Versions that nobody owes any more, whose rows are on their way into the published file.
+    publishing: BTreeMap<Version, Closed<Pending>>,
+    /// Requests that were not answered yet.
+    waiting: usize,
     rows: u64,
     started: Instant,
     commit: mpsc::Sender<Command>,
@@ -122,6 +111,8 @@ impl Actor for ClientActor {
             book: BarrierBook::new(args.epoch),
             links: HashMap::new(),
             unopened: Vec::new(),
+            publishing: BTreeMap::new(),
+            waiting: 0,
             rows: args.rows,
             started: Instant::now(),
             commit: args.commit,
@@ -165,7 +156,11 @@ impl Actor for ClientActor {
                 state.book.durable(version, writer, seq);
             }
             ClientMsg::Expire { version, caller } => state.expire(version, caller).await,
-            ClientMsg::Published { closed } => state.answer(*closed).await,
+            ClientMsg::Published { version, done } => {
+                if let Some(closed) = state.publishing.remove(&version) {
+                    state.answer(closed, done).await;
+                }
+            }
         }
         state.settle(&myself).await;
         Ok(())
@@ -209,10 +204,25 @@ impl ClientState {
             },
             asked_us: self.now_us(),
         };
+        if self.waiting >= REQUESTS_MAX {
+            self.turn_away(writer, waiter);
+            return;
+        }
+        self.waiting += 1;
         if self.unopened.is_empty() {
             cast(myself, ClientMsg::Open);
         }
         self.unopened.push(waiter);
+    }
+
+    /// One request too many is answered at once: nothing was done for it.
+    fn turn_away(&mut self, writer: WriterId, waiter: Waiter<Pending>) {
+        tracing::warn!("{writer} asks for a flush, and {REQUESTS_MAX} requests wait already");
+        let caller = waiter.to.caller;
+        let (version, _) = self.book.open(FlushScope::Rank, writer, vec![waiter]);
+        if let Some((waiter, report)) = self.owed(version, caller) {
+            reply(&waiter, report, self.now_us());
+        }
     }
 
     /// Requests of the whole run share one version; a request for one rank only has its own.
@@ -256,14 +266,38 @@ impl ClientState {
     }
 
     async fn expire(&mut self, version: Version, caller: Caller) {
-        let now = self.now_us();
-        if let Some((waiter, report)) =
-            self.book
-                .expire(version, |p| p.caller == caller, self.rows, now)
-        {
+        let expired = self.owed(version, caller);
+        if let Some((waiter, report)) = expired.or_else(|| self.unpublished(version, caller)) {
+            self.waiting = self.waiting.saturating_sub(1);
             let told = self.closed(&report, waiter.to.request.tag.clone()).await;
-            reply_after(told, vec![waiter], report, now);
+            reply_after(told, vec![(waiter, report)], self.now_us());
         }
+    }
+
+    /// A caller whose version is still owed by somebody.
+    fn owed(&mut self, version: Version, caller: Caller) -> Option<(Waiter<Pending>, FlushReport)> {
+        let now = self.now_us();
+        self.book
+            .expire(version, |p| p.caller == caller, self.rows, now)
+    }
+
+    /// A caller whose rows are durable and not published at its deadline: not all that it asked for was done.
+    fn unpublished(
+        &mut self,
+        version: Version,
+        caller: Caller,
+    ) -> Option<(Waiter<Pending>, FlushReport)> {
+        let closed = self.publishing.get_mut(&version)?;
+        let at = closed.waiters.iter().position(|w| w.to.caller == caller)?;
+        let waiter = closed.waiters.remove(at);
+        let report = FlushReport {
+            complete: closed.report.complete && !waiter.to.request.publish,
+            ..closed.report.clone()
+        };
+        if closed.waiters.is_empty() {
+            self.publishing.remove(&version);
+        }
+        Some((waiter, report))
     }
 
     async fn settle(&mut self, myself: &ActorRef<ClientMsg>) {
@@ -272,41 +306,39 @@ impl ClientState {
             if closed.waiters.iter().any(|w| w.to.request.publish) {
                 self.publish(myself, closed).await;
             } else {
-                self.answer(closed).await;
+                self.answer(closed, false).await;
             }
         }
     }
 
-    /// Answers when it is published, or at the first caller's deadline: then the report is not complete.
-    async fn publish(&self, myself: &ActorRef<ClientMsg>, mut closed: Closed<Pending>) {
+    async fn publish(&mut self, myself: &ActorRef<ClientMsg>, closed: Closed<Pending>) {
         let (done, published) = oneshot::channel();
         self.tell(Command::Publish(done)).await;
-        let myself = myself.clone();
-        let now = self.now_us();
-        let left = |w: &Waiter<Pending>| {
-            let waited = Duration::from_micros(now.saturating_sub(w.asked_us));
-            Duration::from_millis(w.to.request.timeout_ms).saturating_sub(waited)
-        };
-        let within = closed.waiters.iter().map(left).min().unwrap_or_default();
+        let (version, myself) = (closed.report.version, myself.clone());
+        self.publishing.insert(version, closed);
         tokio::spawn(async move {
-            if !matches!(tokio::time::timeout(within, published).await, Ok(Ok(()))) {
-                tracing::warn!("{} was not published in time", closed.report.version);
-                closed.report.complete = false;
+            let done = published.await.is_ok();
+            if !done {
+                tracing::warn!("the run ended before it was published");
             }
-            cast(
-                &myself,
-                ClientMsg::Published {
-                    closed: Box::new(closed),
-                },
-            );
+            cast(&myself, ClientMsg::Published { version, done });
         });
     }
 
-    async fn answer(&self, closed: Closed<Pending>) {
+    /// Answers everyone who waits for a version; `published` says whether its rows are in the published file.
+    async fn answer(&mut self, closed: Closed<Pending>, published: bool) {
         let now = self.now_us();
+        self.waiting = self.waiting.saturating_sub(closed.waiters.len());
         let tag = closed.waiters.iter().find_map(|w| w.to.request.tag.clone());
         let told = self.closed(&closed.report, tag).await;
-        reply_after(told, closed.waiters, closed.report, now);
+        let answers = closed.waiters.into_iter().map(|waiter| {
+            let report = FlushReport {
+                complete: closed.report.complete && (published || !waiter.to.request.publish),
+                ..closed.report.clone()
+            };
+            (waiter, report)
+        });
+        reply_after(told, answers.collect(), now);
     }
 
     /// Has the end of a version written down.
@@ -337,35 +369,119 @@ impl ClientState {
     }
 }
 
-/// Who is answered finds the end of the version in the run's files.
-fn reply_after(
-    told: oneshot::Receiver<()>,
-    waiters: Vec<Waiter<Pending>>,
-    report: FlushReport,
-    now_us: u64,
-) {
-    tokio::spawn(async move {
-        if told.await.is_err() {
-            tracing::debug!("the commit thread ended before");
-        }
-        for waiter in &waiters {
-            reply(waiter, report.clone(), now_us);
-        }
-    });
-}
+#[cfg(test)]
+mod tests {
+    use expman_model::Incarnation;
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "microseconds of a flush are far below 2^53"
-)]
-fn reply(waiter: &Waiter<Pending>, report: FlushReport, now_us: u64) {
-    let elapsed_secs = now_us.saturating_sub(waiter.asked_us) as f64 / 1e6;
-    let done = FlushDone {
-        id: waiter.to.request.id,
-        report: FlushReport {
-            elapsed_secs,
-            ..report
-        },
+    use super::*;
+    use crate::link::carrier::FrameReader;
+
+    const WRITER: WriterId = WriterId {
+        rank: 0,
+        incarnation: Incarnation(1),
     };
-    waiter.to.link.tell(Frame::FlushDone(done));
+
+    /// An actor with one live process, and what that process hears.
+    async fn mesh() -> (
+        ActorRef<ClientMsg>,
+        FrameSender,
+        FrameReader,
+        mpsc::Receiver<Command>,
+    ) {
+        let (commit, commands) = mpsc::channel(1 << 16);
+        let args = ClientArgs {
+            epoch: 1,
+            rows: 0,
+            commit,
+        };
+        let (actor, _) = Actor::spawn(None, ClientActor, args).await.unwrap();
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let link = FrameSender::start(Box::new(ours));
+        let joined = ClientMsg::Joined {
+            writer: WRITER,
+            standing: Standing::default(),
+            link: link.clone(),
+        };
+        cast(&actor, joined);
+        (actor, link, FrameReader::new(Box::new(theirs)), commands)
+    }
+
+    fn ask(actor: &ActorRef<ClientMsg>, link: &FrameSender, id: u64, publish: bool) {
+        let request = FlushRequest {
+            id,
+            scope: FlushScope::Run,
+            publish,
+            tag: None,
+            timeout_ms: 5_000,
+        };
+        let msg = ClientMsg::Request {
+            writer: WRITER,
+            link: link.clone(),
+            request,
+        };
+        cast(actor, msg);
+    }
+
+    async fn next(reader: &mut FrameReader) -> Frame {
+        loop {
+            match reader.next().await.unwrap().unwrap() {
+                Frame::Ping => {}
+                frame => return frame,
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flush_is_answered_at_its_deadline_though_nothing_is_published() {
+        let (actor, link, mut reader, mut commands) = mesh().await;
+        ask(&actor, &link, 1, true);
+        ask(&actor, &link, 2, false);
+        let Frame::Barrier(version) = next(&mut reader).await else {
+            panic!("no barrier");
+        };
+        let durable = ClientMsg::Durable {
+            version,
+            writer: WRITER,
+            seq: 9,
+            standing: Standing::default(),
+            rows: 9,
+        };
+        cast(&actor, durable);
+        // The disk stands still: the request to publish is kept and never answered.
+        let _kept = loop {
+            if let Some(Command::Publish(done)) = commands.recv().await {
+                break done;
+            }
+        };
+        let asked = tokio::time::Instant::now();
+        let mut complete = HashMap::new();
+        for _ in 0..2 {
+            let Frame::FlushDone(done) = next(&mut reader).await else {
+                panic!("no answer");
+            };
+            assert_eq!(done.report.ranks[&0].state, RankOutcomeState::Durable);
+            complete.insert(done.id, done.report.complete);
+        }
+        assert_eq!(complete, HashMap::from([(1, false), (2, true)]));
+        assert!(asked.elapsed() <= Duration::from_secs(6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_request_too_many_is_answered_at_once_and_the_others_keep_waiting() {
+        let (actor, link, mut reader, _commands) = mesh().await;
+        let last = REQUESTS_MAX as u64 + 1;
+        for id in 1..=last {
+            ask(&actor, &link, id, false);
+        }
+        let mut barriers = 0;
+        let done = loop {
+            match next(&mut reader).await {
+                Frame::Barrier(_) => barriers += 1,
+                Frame::FlushDone(done) => break done,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((done.id, done.report.complete), (last, false));
+        assert!(barriers <= 2, "requests of one run share a version");
+    }
 }

@@ -171,11 +171,7 @@ impl Actor for ForwardActor {
 
 impl ForwardState {
     fn link_up(&mut self, welcome: &Welcome, to: FrameSender) {
-        self.outbox.acknowledge(Ack {
-            durable_seq: welcome.durable_seq,
-            written_seq: welcome.durable_seq,
-        });
-        self.outbox.rewind();
+        self.outbox.relink(welcome.durable_seq);
         let (dir, hello) = (&self.args.dir, &self.args.hello);
         self.outbox.set_spool(|| {
             let header = SpoolHeader {

@@ -3,15 +3,17 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use expman_model::limits::LINK_SILENCE;
+use expman_model::limits::{FRAME_BYTES_MAX, LINK_SILENCE};
 use ractor::ActorRef;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use crate::arrivals::{Arrivals, Introduced};
 use crate::error::{MeshError, Result};
 use crate::link::carrier::{Carrier, Connection, FrameReader, FrameSender};
 use crate::link::frame::Frame;
+use crate::link::hello::HELLO_BYTES_MAX;
 use crate::reply::cast;
 use crate::run_actor::{LinkId, RunMsg};
 
@@ -27,6 +29,7 @@ pub(crate) async fn accept<C: Carrier>(
     mut closing: watch::Receiver<bool>,
 ) {
     let next_link = AtomicU64::new(1);
+    let mut arrivals = Arrivals::new();
     loop {
         let connection = tokio::select! {
             connection = C::accept(&mut listener) => connection,
@@ -36,7 +39,15 @@ pub(crate) async fn accept<C: Carrier>(
             Ok(connection) => {
                 let link = next_link.fetch_add(1, Ordering::Relaxed);
                 let run = run.clone();
-                tokio::spawn(async move { serve::<C>(link, connection, &run).await });
+                let introduced = Introduced::default();
+                let told = introduced.clone();
+                let task = tokio::spawn(async move {
+                    serve::<C>(link, connection, &told, &run).await;
+                });
+                if arrivals.admit(introduced, task.abort_handle()) {
+                    // Who was closed gives its descriptor back before the next one takes another.
+                    tokio::task::yield_now().await;
+                }
             }
             Err(e) => {
                 tracing::warn!("connection refused: {e}");
@@ -46,7 +57,12 @@ pub(crate) async fn accept<C: Carrier>(
     }
 }
 
-async fn serve<C: Carrier>(link: LinkId, arrival: C::Arrival, run: &ActorRef<RunMsg>) {
+async fn serve<C: Carrier>(
+    link: LinkId,
+    arrival: C::Arrival,
+    introduced: &Introduced,
+    run: &ActorRef<RunMsg>,
+) {
     let Ok(Ok(connection)) = tokio::time::timeout(HELLO_WITHIN, C::open(arrival)).await else {
         return;
     };
@@ -57,11 +73,14 @@ async fn serve<C: Carrier>(link: LinkId, arrival: C::Arrival, run: &ActorRef<Run
         ring,
     } = connection;
     let mut reader = FrameReader::new(read);
-    let sender = FrameSender::start(write);
+    reader.allow(HELLO_BYTES_MAX);
     let Ok(Ok(Some(Frame::Hello(hello)))) = tokio::time::timeout(HELLO_WITHIN, reader.next()).await
     else {
         return;
     };
+    introduced.tell();
+    reader.allow(FRAME_BYTES_MAX);
+    let sender = FrameSender::start(write);
     let process = peer_pid.and_then(process_end);
     cast(
         run,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -182,23 +183,24 @@ impl Joiner {
     }
 
     async fn dial(&self) -> Result<Connection> {
-        let Some(owner) = OwnerAddress::read(&self.dir) else {
+        let Some(owner) = living_owner(&self.dir) else {
             return Err(MeshError::Protocol("the run has no owner yet".to_owned()));
         };
-        if owner.host != self.hello.host && expman_storage::lock::is_owned(&self.dir) {
+        if owner.host != self.hello.host {
             return Err(MeshError::Refused(format!(
                 "its owner is on host {}, and this version joins ranks of one host only",
                 owner.host
             )));
         }
-        if owner.protocol != PROTOCOL && expman_storage::lock::is_owned(&self.dir) {
+        if owner.protocol != PROTOCOL {
             return Err(MeshError::Refused(format!(
                 "it speaks protocol {PROTOCOL}, the run's owner speaks {}: use one version of expman-mesh in all ranks",
                 owner.protocol
             )));
         }
+        let ring = self.ring.shared().ok();
         UnixCarrier
-            .dial(&owner.address, self.ring.descriptor().ok())
+            .dial(&owner.address, ring.as_ref().map(AsFd::as_fd))
             .await
     }
 
@@ -247,7 +249,7 @@ fn spawn_owner(dir: &RunDir, spec: &OwnerSpec, command: &[String]) -> Result<()>
     let Some(_turn) = turn(dir)? else {
         return Ok(());
     };
-    if OwnerAddress::read(dir)
+    if living_owner(dir)
         .is_some_and(|owner| std::os::unix::net::UnixStream::connect(owner.address).is_ok())
     {
         return Ok(());
@@ -313,6 +315,12 @@ fn turn(dir: &RunDir) -> Result<Option<File>> {
         Err(std::fs::TryLockError::WouldBlock) => Ok(None),
         Err(std::fs::TryLockError::Error(e)) => Err(MeshError::io("lock", path)(e)),
     }
+}
+
+/// Where the run's owner is. Without the lock nobody owns this folder: what the file says is of a dead owner,
+/// or, in the copy of a folder, of the owner of another run.
+fn living_owner(dir: &RunDir) -> Option<OwnerAddress> {
+    OwnerAddress::read(dir).filter(|_| expman_storage::lock::is_owned(dir))
 }
 
 fn last_line(path: &Path) -> String {

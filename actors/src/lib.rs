@@ -17,6 +17,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod arrivals;
 pub mod barrier;
 pub mod capture;
 mod client_actor;

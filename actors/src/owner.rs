@@ -35,6 +35,9 @@ pub const READY: &str = "ready";
 /// First word of an owner process that found another owner.
 pub const TAKEN: &str = "taken";
 
+/// What `owner.json` may hold at most.
+const ADDRESS_BYTES_MAX: usize = 64 << 10;
+
 /// `.expman/owner.json`: where the owner is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnerAddress {
@@ -56,7 +59,9 @@ impl OwnerAddress {
     /// Reads where a run's owner is, or last was.
     #[must_use]
     pub fn read(dir: &RunDir) -> Option<Self> {
-        let bytes = durable::read_if_there(&dir.owner()).ok()??;
+        // The folder may be a stranger's: neither links nor any length are followed.
+        let file = durable::open_read(&dir.owner()).ok()?;
+        let bytes = durable::read_at(&file, &dir.owner(), 0, ADDRESS_BYTES_MAX).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 }

@@ -6,13 +6,14 @@
 //! A forked child has the same memory before it: nothing here touches it from there.
 
 mod gaps;
+mod inner;
 pub mod layout;
 pub mod leftover;
 mod memory;
 
 use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use expman_model::RecordBody;
@@ -20,9 +21,8 @@ use expman_model::record::{RECORD_HEADER_BYTES, put_record};
 use expman_model::time::now_us;
 use tokio::sync::Notify;
 
-use self::gaps::Gaps;
 pub(crate) use self::gaps::gap;
-use self::memory::Memory;
+use self::inner::Inner;
 use crate::error::Result;
 use crate::fork::Birth;
 
@@ -70,29 +70,17 @@ pub struct Cut {
     pub since: Instant,
 }
 
-#[derive(Debug)]
-struct Inner {
-    head: usize,
-    len: usize,
-    /// Bytes from the head on that were cut.
-    cut: usize,
-    /// When the first record that was not cut came.
-    oldest: Option<Instant>,
-    next_seq: u64,
-    gaps: Gaps,
-    closed: bool,
-}
-
 /// See the module. It has one consumer, which cuts and releases.
 #[derive(Debug)]
 pub struct Ring {
-    memory: Memory,
+    capacity: usize,
     inner: Mutex<Inner>,
     room: Condvar,
     wake: Notify,
     /// Bytes at which the consumer is woken at once.
     urgent: usize,
     birth: Birth,
+    is_shared: bool,
 }
 
 impl Ring {
@@ -101,22 +89,16 @@ impl Ring {
     /// # Errors
     /// When there is no memory.
     pub fn new(capacity: usize, urgent: usize) -> Result<Self> {
-        let inner = Inner {
-            head: 0,
-            len: 0,
-            cut: 0,
-            oldest: None,
-            next_seq: 1,
-            gaps: Gaps::default(),
-            closed: false,
-        };
+        let inner = Inner::new(capacity)?;
+        let is_shared = inner.shared.is_ok();
         Ok(Self {
-            memory: Memory::new(capacity)?,
+            capacity,
             inner: Mutex::new(inner),
             room: Condvar::new(),
             wake: Notify::new(),
             urgent,
             birth: Birth::here(),
+            is_shared,
         })
     }
 
@@ -129,18 +111,21 @@ impl Ring {
         self.birth.is_here().then(|| self.lock())
     }
 
-    /// The memory's descriptor, for the owner to read when this process is dead; or why it is private.
+    /// The memory's descriptor, for the owner to read when this process is dead; or why the memory is private.
     ///
     /// # Errors
     /// With that reason.
-    pub fn descriptor(&self) -> Result<BorrowedFd<'_>, &str> {
-        self.memory.descriptor()
+    pub fn shared(&self) -> Result<Arc<OwnedFd>, String> {
+        match self.lock_here() {
+            Some(inner) => inner.shared.clone(),
+            None => Err("it belongs to another process".to_owned()),
+        }
     }
 
     /// Bytes it can hold.
     #[must_use]
     pub const fn capacity(&self) -> usize {
-        self.memory.capacity()
+        self.capacity
     }
 
     /// Numbers a record and takes it in.
@@ -196,67 +181,28 @@ impl Ring {
             }
         }
         let before = inner.len - inner.cut;
-        self.tell_gaps(&mut inner);
+        inner.tell_gaps(self.capacity);
         let seq = inner.next_seq;
-        inner.next_seq += 1;
         // Once something is missing, what follows waits until the gap is told, so that order holds.
         if !fits(&inner) || inner.gaps.is_pending() {
+            inner.next_seq += 1;
             inner.gaps.add(seq, reason);
-            self.memory.set_first_untold(inner.gaps.first());
-            self.memory.set_last_seq(seq);
+            if let Some(memory) = &inner.memory {
+                memory.set_first_untold(inner.gaps.first());
+                memory.set_last_seq(seq);
+            }
             drop(inner);
             self.wake.notify_one();
             return Err(Refusal::Full);
         }
         record[SEQ_AT..SEQ_AT + 8].copy_from_slice(&seq.to_le_bytes());
-        self.put(&mut inner, record);
-        self.memory.set_last_seq(seq);
+        inner.put(record);
         let after = inner.len - inner.cut;
         drop(inner);
         if before == 0 || (before < self.urgent && after >= self.urgent) {
             self.wake.notify_one();
         }
         Ok(seq)
-    }
-
-    /// Writes where nothing is published, then publishes it with one store.
-    fn put(&self, inner: &mut Inner, bytes: &[u8]) {
-        let tail = (inner.head + inner.len) % self.capacity();
-        self.memory.write(tail, bytes);
-        inner.len += bytes.len();
-        self.memory.set_place(inner.head, inner.len);
-        if inner.oldest.is_none() {
-            inner.oldest = Some(Instant::now());
-        }
-    }
-
-    /// Puts what is missing into the ring as gap records, if they fit.
-    fn tell_gaps(&self, inner: &mut Inner) {
-        if inner.gaps.is_told() {
-            return;
-        }
-        let room = self.capacity() - inner.len;
-        if inner.gaps.is_pending() {
-            let (bytes, count) = inner.gaps.encode(inner.next_seq);
-            if bytes.len() > room {
-                return;
-            }
-            // All at once: whoever reads the ring finds every reason of the gap, or the gap itself.
-            self.put(inner, &bytes);
-            inner.next_seq += count;
-            self.memory.set_last_seq(inner.next_seq - 1);
-            self.memory.set_first_untold(0);
-            inner.gaps.told();
-        }
-        while let Some(bytes) = inner.gaps.encode_refused(inner.next_seq) {
-            if bytes.len() > self.capacity() - inner.len {
-                return;
-            }
-            self.put(inner, &bytes);
-            inner.next_seq += 1;
-            self.memory.set_last_seq(inner.next_seq - 1);
-            inner.gaps.told_refused();
-        }
     }
 
     /// Counts values or records that were refused before they became records.
@@ -268,12 +214,13 @@ impl Ring {
 
     /// Gives whole records of at most `max` bytes a place in a batch, at least one if there is any.
     pub fn cut(&self, max: usize) -> Option<Cut> {
-        let (at, waiting, since) = {
+        let (memory, at, waiting, since) = {
             let mut inner = self.lock_here()?;
-            self.tell_gaps(&mut inner);
+            let memory = inner.memory.clone()?;
+            inner.tell_gaps(self.capacity);
             let at = (inner.head + inner.cut) % self.capacity();
             let since = inner.oldest.unwrap_or_else(Instant::now);
-            (at, inner.len - inner.cut, since)
+            (memory, at, inner.len - inner.cut, since)
         };
         // What is published and not released does not change: no caller has to wait for this.
         let mut cut = Cut {
@@ -285,8 +232,7 @@ impl Ring {
         };
         let mut head = [0; SEQ_AT + 8];
         while cut.len < waiting {
-            self.memory
-                .read((at + cut.len) % self.capacity(), &mut head);
+            memory.read((at + cut.len) % self.capacity, &mut head);
             let [a, b, c, d, _kind, seq @ ..] = head;
             let bytes = 4 + u32::from_le_bytes([a, b, c, d]) as usize;
             let bytes = bytes.clamp(RECORD_HEADER_BYTES, waiting - cut.len);
@@ -314,7 +260,9 @@ impl Ring {
     #[must_use]
     pub fn copy(&self, at: usize, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.memory.read(at, &mut bytes);
+        if let Some(memory) = self.lock_here().and_then(|inner| inner.memory.clone()) {
+            memory.read(at, &mut bytes);
+        }
         bytes
     }
 
@@ -330,7 +278,9 @@ impl Ring {
             // A queue that is empty now and then stays in its first pages.
             inner.head = 0;
         }
-        self.memory.set_place(inner.head, inner.len);
+        if let Some(memory) = &inner.memory {
+            memory.set_place(inner.head, inner.len);
+        }
         drop(inner);
         self.room.notify_all();
     }
@@ -340,6 +290,19 @@ impl Ring {
         if let Some(mut inner) = self.lock_here() {
             inner.closed = true;
             drop(inner);
+            self.room.notify_all();
+            self.wake.notify_one();
+        }
+    }
+
+    /// Gives up the memory, behind the last word of the run: a program may keep what it has closed.
+    pub fn retire(&self) {
+        if let Some(mut inner) = self.lock_here() {
+            inner.closed = true;
+            inner.memory = None;
+            inner.shared = Err("the run is over".to_owned());
+            drop(inner);
+            // Whoever still waits for something to cut learns that nothing comes.
             self.room.notify_all();
             self.wake.notify_one();
         }
@@ -369,7 +332,7 @@ impl Ring {
             last_seq: inner.next_seq - 1,
             queued_bytes: inner.len,
             dropped: inner.gaps.dropped().clone(),
-            is_shared: self.descriptor().is_ok(),
+            is_shared: self.is_shared,
         }
     }
 
@@ -395,7 +358,7 @@ pub fn encode(body: &RecordBody) -> Vec<u8> {
 }
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::os::fd::AsFd;
 
     use expman_model::{Point, Record, Value};
     use proptest::prelude::*;
@@ -433,7 +396,7 @@ mod tests {
     }
 
     fn leftover(ring: &Ring) -> Leftover {
-        Leftover::read(ring.descriptor().unwrap()).unwrap()
+        Leftover::read(ring.shared().unwrap().as_fd()).unwrap()
     }
 
     /// Every number up to `last_seq` once: as a record, or in the count of the gap records over its range.
@@ -520,8 +483,8 @@ mod tests {
                 ring.push(&mut record(n), None).unwrap();
             }
             let offset = if header { at % 256 } else { layout::HEADER_BYTES + at };
-            rustix::io::pwrite(ring.descriptor().unwrap(), &noise, offset as u64).unwrap();
-            if let Ok(left) = Leftover::read(ring.descriptor().unwrap()) {
+            rustix::io::pwrite(ring.shared().unwrap(), &noise, offset as u64).unwrap();
+            if let Ok(left) = Leftover::read(ring.shared().unwrap().as_fd()) {
                 decode(&left.records);
             }
         }
@@ -530,7 +493,7 @@ mod tests {
     #[test]
     fn whoever_reads_the_memory_at_any_moment_sees_whole_records_only() {
         let ring = Arc::new(Ring::new(64 << 10, 1 << 10).unwrap());
-        let fd = ring.descriptor().unwrap().try_clone_to_owned().unwrap();
+        let fd = ring.shared().unwrap();
         let (done, writing) = (std::sync::atomic::AtomicBool::new(false), Arc::clone(&ring));
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -549,7 +512,7 @@ mod tests {
             let mut last = 0;
             loop {
                 let is_over = done.load(std::sync::atomic::Ordering::Acquire);
-                let left = Leftover::read(std::os::fd::AsFd::as_fd(&fd)).unwrap();
+                let left = Leftover::read(fd.as_fd()).unwrap();
                 assert_eq!((left.problem, left.gap), (None, None));
                 let records = decode(&left.records);
                 assert_eq!(balance(&records, None, records.len() as u64), (0, 0));
@@ -635,9 +598,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_ring_is_refused() {
-        use std::os::fd::AsFd;
+    fn a_run_that_is_over_keeps_its_counts_and_no_memory() {
+        let ring = Ring::new(1024, 512).unwrap();
+        ring.push(&mut record(10), None).unwrap();
+        ring.refuse("bad value", 2);
+        ring.retire();
+        assert!(ring.shared().is_err());
+        assert_eq!(ring.push(&mut record(10), None), Err(Refusal::Closed));
+        assert_eq!(ring.cut(512), None);
+        let stats = ring.stats();
+        assert_eq!((stats.last_seq, stats.dropped["bad value"]), (1, 2));
+    }
 
+    #[test]
+    fn what_is_no_ring_is_refused() {
         let file = tempfile::tempfile().unwrap();
         assert!(Leftover::read(file.as_fd()).is_err());
         let (pipe, _write) = rustix::pipe::pipe().unwrap();

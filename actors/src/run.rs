@@ -45,7 +45,8 @@ pub struct Run {
     forward: ActorRef<ForwardMsg>,
     stats: watch::Receiver<ForwardStats>,
     notices: Arc<Notices>,
-    capture: Option<Arc<Capture>>,
+    /// None when the run is closed: its descriptors are given back then.
+    capture: Mutex<Option<Arc<Capture>>>,
     dir: RunDir,
     name: String,
     id: RunId,
@@ -103,7 +104,7 @@ impl Run {
         let runtime = runtime::current()?;
         let ring = Arc::new(Ring::new(RING_BYTES, BATCH_BYTES)?);
         let notices = Arc::new(Notices::default());
-        if let Err(why) = ring.descriptor() {
+        if let Err(why) = ring.shared() {
             tracing::warn!("the queue is in private memory: {why}");
             notices.tell(
                 Source::Ring,
@@ -186,7 +187,7 @@ impl Run {
             forward,
             stats,
             notices,
-            capture,
+            capture: Mutex::new(capture),
             dir,
             name,
             id: welcome.run_id,

@@ -9,6 +9,9 @@ use tokio::runtime::Runtime;
 
 use crate::error::{MeshError, Result};
 
+/// What the runtime, a link and the start of an owner need at once.
+const DESCRIPTORS: usize = 16;
+
 struct Tagged {
     pid: u32,
     runtime: Runtime,
@@ -28,6 +31,7 @@ pub fn current() -> Result<&'static Runtime> {
     {
         return Ok(&tagged.runtime);
     }
+    spare_descriptors()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("expman-mesh")
@@ -40,6 +44,17 @@ pub fn current() -> Result<&'static Runtime> {
         Ok(_) => current(),
         Err(_other) => current(),
     }
+}
+
+/// Refuses in words what the runtime's own start would answer with a panic.
+fn spare_descriptors() -> Result<()> {
+    let opened: std::io::Result<Vec<_>> = (0..DESCRIPTORS)
+        .map(|_| std::fs::File::open("/dev/null"))
+        .collect();
+    opened.map(drop).map_err(MeshError::io(
+        "find 16 free descriptors for",
+        "this process",
+    ))
 }
 
 #[expect(

@@ -8,6 +8,7 @@ use pyo3::types::PyDict;
 use tokio::sync::watch;
 
 use crate::errors::ExpmanError;
+use crate::exit::{Inside, detach};
 use crate::rt::MeshRuntime;
 
 /// How often a blocked caller looks for Ctrl-C.
@@ -31,6 +32,9 @@ impl CoreFlush {
         py: Python<'py>,
         timeout: Option<f64>,
     ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Some(_inside) = Inside::enter() else {
+            return Err(ExpmanError::new_err("the interpreter is ending"));
+        };
         let runtime = expman_actors::runtime::current().map_err(|e| crate::errors::to_py(&e))?;
         let limit =
             timeout.map(|secs| Duration::try_from_secs_f64(secs.max(0.0)).unwrap_or(Duration::MAX));
@@ -40,7 +44,7 @@ impl CoreFlush {
                 limit.saturating_sub(start.elapsed()).min(LOOK)
             });
             let mut outcome = self.outcome.clone();
-            let done = py.detach(|| {
+            let done = detach(py, || {
                 runtime.block_on(async {
                     tokio::time::timeout(left, outcome.wait_for(Option::is_some))
                         .await

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 
 mod entry;
 mod errors;
+mod exit;
 mod flush;
 mod metrics;
 mod params;
@@ -20,6 +21,8 @@ mod _core {
         ArtifactError, ConfigError, ExpmanError, FlushError, JoinError, RunExistsError,
         StorageError,
     };
+    #[pymodule_export]
+    use crate::exit::{forked, interpreter_ends};
     #[pymodule_export]
     use crate::flush::CoreFlush;
     #[pymodule_export]

@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use pyo3_async_runtimes::TaskLocals;
 use pyo3_async_runtimes::generic::{ContextExt, JoinError, Runtime};
 
+use crate::exit::Attaching;
+
 tokio::task_local! {
     static LOCALS: TaskLocals;
 }
@@ -54,7 +56,7 @@ impl Runtime for MeshRuntime {
         Spawned(
             expman_actors::runtime::current()
                 .ok()
-                .map(|rt| rt.spawn(fut)),
+                .map(|rt| rt.spawn(Attaching(Box::pin(fut)))),
         )
     }
 

@@ -14,6 +14,7 @@ use pyo3::types::{PyDict, PyString};
 use tokio::sync::watch;
 
 use crate::errors::{ConfigError, to_py};
+use crate::exit::{Inside, detach};
 use crate::flush::CoreFlush;
 use crate::metrics::with_record;
 use crate::{params, values};
@@ -101,6 +102,9 @@ impl CoreRun {
         on_refused: Py<PyAny>,
         on_trouble: Py<PyAny>,
     ) -> PyResult<Self> {
+        let Some(_inside) = Inside::enter() else {
+            return Err(to_py(&MeshError::Closed));
+        };
         let handle = option::<String>(options, "handle")?;
         let config = config(options)?;
         let handle: Option<RunHandle> = match handle {
@@ -111,7 +115,7 @@ impl CoreRun {
             })?),
             None => None,
         };
-        let run = py.detach(|| match handle {
+        let run = detach(py, || match handle {
             Some(handle) => Run::open_handle(config, &handle),
             None => Run::open(config),
         });
@@ -128,6 +132,9 @@ impl CoreRun {
         metrics: &Bound<'_, PyAny>,
         step: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        let Some(_inside) = Inside::enter() else {
+            return Ok(());
+        };
         let py = metrics.py();
         let step = match values::step(step) {
             Ok(step) => step,
@@ -145,6 +152,9 @@ impl CoreRun {
     }
 
     fn log_scalar(&self, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let Some(_inside) = Inside::enter() else {
+            return Ok(());
+        };
         let py = value.py();
         let Ok(key) = key.cast::<PyString>() else {
             return self.refuse(py, "scalar", "scalar name is not text");
@@ -156,7 +166,7 @@ impl CoreRun {
         }
         match values::convert(value) {
             Ok(value) => {
-                let pushed = py.detach(|| self.run.log_scalar(&*key, value));
+                let pushed = detach(py, || self.run.log_scalar(&*key, value));
                 self.accepted(py, &key, pushed)
             }
             Err(reason) => self.refuse(py, &key, reason),
@@ -164,15 +174,21 @@ impl CoreRun {
     }
 
     fn log_params(&self, params: &Bound<'_, PyAny>) -> PyResult<()> {
+        let Some(_inside) = Inside::enter() else {
+            return Ok(());
+        };
         let py = params.py();
         let Some(params) = as_dict(params) else {
             return self.refuse(py, "params", NO_MAPPING);
         };
         let entries = params::entries(&params);
-        self.accepted(py, "params", py.detach(|| self.run.log_params(entries)))
+        self.accepted(py, "params", detach(py, || self.run.log_params(entries)))
     }
 
     fn log_message(&self, level: u8, text: &Bound<'_, PyString>) -> PyResult<()> {
+        let Some(_inside) = Inside::enter() else {
+            return Ok(());
+        };
         let py = text.py();
         let mut text = text.to_string_lossy().into_owned();
         if text.len() > RECORD_BYTES_MAX / 2 {
@@ -186,7 +202,7 @@ impl CoreRun {
         self.accepted(
             py,
             "message",
-            py.detach(|| self.run.log_message(Level(level), text)),
+            detach(py, || self.run.log_message(Level(level), text)),
         )
     }
 
@@ -195,20 +211,26 @@ impl CoreRun {
         message: &Bound<'_, PyString>,
         traceback: &Bound<'_, PyString>,
     ) -> PyResult<()> {
+        let Some(_inside) = Inside::enter() else {
+            return Ok(());
+        };
         let py = message.py();
         let message = message.to_string_lossy().into_owned();
         let traceback = traceback.to_string_lossy().into_owned();
         self.accepted(
             py,
             "failure",
-            py.detach(|| self.run.log_failure(message, traceback)),
+            detach(py, || self.run.log_failure(message, traceback)),
         )
     }
 
     /// Copies a file or folder below artifacts/; blocks, without the GIL.
     #[expect(clippy::needless_pass_by_value, reason = "extracted from Python")]
     fn save_artifact(&self, py: Python<'_>, source: PathBuf, name: &str) -> PyResult<()> {
-        py.detach(|| self.run.save_artifact(&source, name))
+        let Some(_inside) = Inside::enter() else {
+            return Err(to_py(&MeshError::Closed));
+        };
+        detach(py, || self.run.save_artifact(&source, name))
             .map_err(|e| crate::errors::ArtifactError::new_err(e.to_string()))
     }
 
@@ -220,6 +242,9 @@ impl CoreRun {
         publish: bool,
         tag: Option<String>,
     ) -> PyResult<CoreFlush> {
+        let Some(_inside) = Inside::enter() else {
+            return Err(to_py(&MeshError::Closed));
+        };
         let scope = match scope {
             "run" => FlushScope::Run,
             "rank" => FlushScope::Rank,
@@ -250,6 +275,9 @@ impl CoreRun {
 
     /// Closes this rank; returns whether the whole run is closed.
     fn close(&self, py: Python<'_>, status: &str, timeout: f64) -> PyResult<bool> {
+        let Some(_inside) = Inside::enter() else {
+            return Err(to_py(&MeshError::Closed));
+        };
         let status = RunStatus::parse(status)
             .filter(|s| s.is_finished())
             .ok_or_else(|| {
@@ -260,8 +288,7 @@ impl CoreRun {
                     .collect();
                 ConfigError::new_err(format!("status={status:?} is none of {}", known.join(", ")))
             })?;
-        py.detach(|| self.run.close_blocking(status, seconds(timeout)))
-            .map_err(|e| to_py(&e))
+        detach(py, || self.run.close_blocking(status, seconds(timeout))).map_err(|e| to_py(&e))
     }
 
     fn handle(&self) -> String {
@@ -318,7 +345,7 @@ impl CoreRun {
     /// Pushes with the GIL held when that can't block, without it when the caller asked to wait for room.
     fn push(&self, py: Python<'_>, record: &mut [u8]) -> Result<u64, Refusal> {
         if self.run.may_wait() {
-            py.detach(|| self.run.push(record))
+            detach(py, || self.run.push(record))
         } else {
             self.run.push(record)
         }

@@ -1,4 +1,4 @@
-//! The `expman` command: serve, list, inspect, export, clean and mend folders of runs.
+//! The `expman` command: serve, list, inspect, follow, export, clean and mend folders of runs.
 //!
 //! One entry, [`run`], is behind both the binary and the console script of the Python wheel.
 //! Data goes to stdout, everything else to stderr, and the returned number is the exit code.
@@ -20,6 +20,7 @@ mod json;
 mod life;
 mod list;
 mod locate;
+mod logs;
 mod owner;
 mod serve;
 mod table;
@@ -58,6 +59,7 @@ enum Command {
     Serve(serve::Args),
     List(list::Args),
     Inspect(inspect::Args),
+    Logs(logs::Args),
     Export(export::Args),
     Clean(clean::Args),
     Doctor(doctor::Args),
@@ -80,6 +82,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Serve(args) => args.run(&mut console),
         Command::List(args) => args.run(&mut console),
         Command::Inspect(args) => args.run(&mut console),
+        Command::Logs(args) => args.run(&mut console),
         Command::Export(args) => args.run(&mut console),
         Command::Clean(args) => args.run(&mut console),
         Command::Doctor(args) => args.run(&mut console),

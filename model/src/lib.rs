@@ -19,6 +19,7 @@
 
 pub mod codec;
 pub mod event;
+pub mod fold;
 pub mod health;
 pub mod id;
 pub mod level;

@@ -46,7 +46,7 @@ pub struct RankOutcome {
 pub struct FlushReport {
     /// Which barrier.
     pub version: Version,
-    /// Whether every rank is durable.
+    /// Whether every rank is durable, and published if that was asked for.
     pub complete: bool,
     /// Every rank that was live when the barrier opened.
     pub ranks: BTreeMap<u32, RankOutcome>,

@@ -15,6 +15,8 @@ __all__ = [
     "RunExistsError",
     "StorageError",
     "cli_main",
+    "forked",
+    "interpreter_ends",
     "owner_main",
 ]
 
@@ -68,3 +70,6 @@ class CoreRun:
 
 def cli_main(args: list[str]) -> int: ...
 def owner_main() -> int: ...
+
+def interpreter_ends(timeout: float) -> None: ...
+def forked() -> None: ...

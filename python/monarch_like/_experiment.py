@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -108,11 +109,25 @@ class Experiment:
         self._sealed = False
         self._join_error: ExpmanError | None = None
         self._options = options
-        self._use(CoreRun(options, self._refused, self._trouble))
+        self._use(self._new_core())
         if params:
             self.log_params(params)
 
     # --- joining -----------------------------------------------------------------------------
+
+    def _new_core(self) -> CoreRun:
+        # By weak references: a core that held its experiment would never be freed, with all its descriptors.
+        refused, trouble = weakref.WeakMethod(self._refused), weakref.WeakMethod(self._trouble)
+
+        def on_refused(name: str, reason: str) -> None:
+            if (tell := refused()) is not None:
+                tell(name, reason)
+
+        def on_trouble(text: str) -> None:
+            if (tell := trouble()) is not None:
+                tell(text)
+
+        return CoreRun(self._options, on_refused, on_trouble)
 
     def _use(self, core: CoreRun) -> None:
         self._core = core
@@ -147,7 +162,7 @@ class Experiment:
                 if self._join_error is not None:
                     raise self._join_error
                 try:
-                    core = CoreRun(self._options, self._refused, self._trouble)
+                    core = self._new_core()
                 except ExpmanError as error:
                     self._join_error = error
                     raise

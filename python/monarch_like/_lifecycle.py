@@ -9,9 +9,10 @@ import sys
 import threading
 import time
 import traceback
-import weakref
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
+
+from ._core import forked, interpreter_ends
 
 if TYPE_CHECKING:
     from ._experiment import Experiment
@@ -22,13 +23,18 @@ EXIT_TIMEOUT_SECS = 5.0
 SIGNAL_TIMEOUT_SECS = 2.0
 """Longest time that a process ended by SIGTERM waits for its runs."""
 
+INSIDE_TIMEOUT_SECS = 1.0
+"""Longest time that the end of a process waits for daemon threads inside of the core."""
+
 MESSAGE_CHARS_MAX = 10_000
 """Longest message of a failure that is kept."""
 
 TRACEBACK_CHARS_MAX = 100_000
 """Longest traceback that is kept; its end says most."""
 
-_open: weakref.WeakSet[Experiment] = weakref.WeakSet()
+_open: set[Experiment] = set()
+"""Runs that are not closed; kept, so that one nobody holds any more is closed at the end."""
+
 _uncaught: tuple[str, str, str] | None = None
 """How the program ends, by what exception: status, message, traceback."""
 _installed_in: int | None = None
@@ -63,6 +69,7 @@ def _at_exit() -> None:
         for experiment in list(_open):
             experiment._fail(message, trace)
     _close_all(status, EXIT_TIMEOUT_SECS)
+    interpreter_ends(INSIDE_TIMEOUT_SECS)
 
 
 def _close_all(status: str, timeout: float) -> None:
@@ -123,6 +130,7 @@ def _after_fork() -> None:
     """In the child: the parent's runs are not ours; they are joined anew on first use."""
     global _uncaught
     _uncaught = None
+    forked()
     for experiment in list(_open):
         experiment._forked()
 

@@ -36,7 +36,7 @@ class FlushReport:
     Attributes:
         version: which barrier: the owner's epoch and a number, `"2.57"`; `"0.0"` when no
             owner answered.
-        complete: whether every rank is durable.
+        complete: whether every rank is durable, and published if that was asked for.
         ranks: every rank that was live when the barrier opened.
         rows: metric rows of the run that are durable now.
         elapsed: seconds from the request to the answer.
@@ -53,7 +53,7 @@ class FlushReport:
 
     def __str__(self) -> str:
         missing = [f"rank {r} {o.state}" for r, o in self.ranks.items() if o.state != "durable"]
-        state = "complete" if self.complete else f"INCOMPLETE ({', '.join(missing)})"
+        state = "complete" if self.complete else f"INCOMPLETE ({', '.join(missing) or 'not published'})"
         return (
             f"flush {self.version}: {state}, {len(self.ranks)} ranks, "
             f"{self.rows} rows durable, {self.elapsed * 1e3:.1f} ms"

@@ -110,7 +110,7 @@ fn same(path: &Path, hash: &str) -> bool {
 /// When it can't be read.
 pub fn hash_of(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    let file = crate::plain::open(path).at("open", path)?;
+    let file = durable::open_read(path)?;
     hasher.update_reader(file).at("read", path)?;
     Ok(hasher.finalize().to_hex().to_string())
 }

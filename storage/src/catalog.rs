@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
 use crate::layout::{RunDir, names};
-use crate::{lock, yaml};
+use crate::{durable, lock, yaml};
 
 /// Who wrote a run folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -197,9 +197,7 @@ fn kind_of(root: &Path) -> Option<RunKind> {
 fn declares_format(root: &Path) -> bool {
     use std::io::Read;
     let mut head = [0; 7];
-    crate::plain::open(&root.join("run.yaml"))
-        .and_then(|mut f| f.read_exact(&mut head))
-        .is_ok()
+    durable::open_read(&root.join("run.yaml")).is_ok_and(|mut f| f.read_exact(&mut head).is_ok())
         && &head == b"format:"
 }
 

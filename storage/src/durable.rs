@@ -5,6 +5,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
 use crate::error::{At, Result};
 use crate::lock::Fence;
 
@@ -173,6 +176,29 @@ pub fn open_rw(path: &Path) -> Result<File> {
         .at("open", path)
 }
 
+/// Opens a file of a run for reading.
+///
+/// A run's folder may come from a stranger: a link in it may lead out of it, and a pipe or a device never end.
+///
+/// # Errors
+/// When it can't be opened, or is no plain file.
+pub fn open_read(path: &Path) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path)
+        .map_err(|e| match Errno::from_io_error(&e) {
+            Some(Errno::LOOP) => std::io::Error::other("it is a link, which may lead anywhere"),
+            _ => e,
+        })
+        .at("open", path)?;
+    if file.metadata().at("stat", path)?.is_file() {
+        Ok(file)
+    } else {
+        Err(std::io::Error::other("it is no plain file")).at("open", path)
+    }
+}
+
 /// Creates a folder and the missing ones above it.
 ///
 /// # Errors
@@ -186,7 +212,9 @@ pub fn create_dir(path: &Path) -> Result<()> {
 /// # Errors
 /// When it can't be read.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    crate::plain::read(path).at("read", path)
+    let mut bytes = Vec::new();
+    open_read(path)?.read_to_end(&mut bytes).at("read", path)?;
+    Ok(bytes)
 }
 
 /// Reads a whole file if it is there.
@@ -194,18 +222,20 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// When it is there and can't be read.
 pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match crate::plain::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e).at("read", path),
+    match read(path) {
+        Err(e) if e.is_not_found() => Ok(None),
+        bytes => bytes.map(Some),
     }
 }
 
-/// Reads at most `max` bytes from `offset` on.
+/// Reads at most `max` bytes from `offset` on; none where no file can have any.
 ///
 /// # Errors
 /// When reading fails.
 pub fn read_at(file: &File, path: &Path, offset: u64, max: usize) -> Result<Vec<u8>> {
+    if i64::try_from(offset.saturating_add(max as u64)).is_err() {
+        return Ok(Vec::new());
+    }
     let mut bytes = vec![0; max];
     let mut filled = 0;
     while filled < max {

@@ -11,10 +11,10 @@ pub mod events;
 pub mod export;
 #[cfg(test)]
 mod faults;
+mod guard;
 pub mod layout;
 pub mod legacy;
 pub mod lock;
-pub mod plain;
 pub mod reader;
 pub mod recovery;
 pub mod rows;

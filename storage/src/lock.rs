@@ -103,7 +103,7 @@ impl Fence {
 /// Whether an owner lives; false when the run was never owned.
 #[must_use]
 pub fn is_owned(dir: &RunDir) -> bool {
-    let Ok(file) = crate::plain::open(&dir.lock()) else {
+    let Ok(file) = durable::open_read(&dir.lock()) else {
         return false;
     };
     match file.try_lock_shared() {

@@ -10,7 +10,9 @@ use expman_model::record::ValueRef;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::statistics::Statistics;
 
+use crate::durable;
 use crate::error::{At, Result, StorageError};
+use crate::guard::guarded;
 use crate::layout::{RunDir, SegmentFile};
 use crate::rows::{Row, Rows};
 use crate::segment::claimed_hi;
@@ -85,7 +87,7 @@ fn try_snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
     let mut segments = HashMap::new();
     let known = dir.segments()?;
     for segment in &known {
-        let file = crate::plain::open(&segment.path).at("open", &segment.path)?;
+        let file = durable::open_read(&segment.path)?;
         segments.insert(&segment.path, file);
     }
     let mut rows = Rows::default();
@@ -212,14 +214,23 @@ pub(crate) fn drain(
 
 /// Adds the wanted rows of a Parquet file and returns its `hi`; `None` when it is not there.
 pub(crate) fn read_parquet(path: &Path, filter: &Filter, rows: &mut Rows) -> Result<Option<u64>> {
-    let file = match crate::plain::open(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        file => file.at("open", path)?,
+    let file = match durable::open_read(path) {
+        Err(e) if e.is_not_found() => return Ok(None),
+        file => file?,
     };
     read_open_parquet(file, path, filter, rows).map(Some)
 }
 
 fn read_open_parquet(file: File, path: &Path, filter: &Filter, rows: &mut Rows) -> Result<u64> {
+    let before = rows.len();
+    let read = guarded(path, || read_file(path, file, filter, rows));
+    if read.is_err() {
+        rows.truncate(before);
+    }
+    read
+}
+
+fn read_file(path: &Path, file: File, filter: &Filter, rows: &mut Rows) -> Result<u64> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
     let hi = claimed_hi(builder.metadata());
     let wanted = (0..builder.metadata().num_row_groups())

@@ -17,6 +17,7 @@ use parquet::schema::types::ColumnPath;
 
 use crate::durable::{self, Prepared};
 use crate::error::{At, Result, StorageError};
+use crate::guard::guarded;
 use crate::rows::{Rows, schema};
 
 /// Rows of a row group.
@@ -90,6 +91,10 @@ pub fn splice(path: &Path, sources: &[&Path], hi: u64) -> Result<()> {
 
 /// [`splice`], up to the moment when it gets its name.
 pub(crate) fn prepare_spliced(path: &Path, sources: &[&Path], hi: u64) -> Result<Prepared> {
+    guarded(path, || join(path, sources, hi))
+}
+
+fn join(path: &Path, sources: &[&Path], hi: u64) -> Result<Prepared> {
     let mut next = Prepared::new(path)?;
     let tmp = next.tmp.clone();
     let props = Arc::new(properties(hi).at("encode", &tmp)?);
@@ -99,7 +104,7 @@ pub(crate) fn prepare_spliced(path: &Path, sources: &[&Path], hi: u64) -> Result
     let mut out = SerializedFileWriter::new(&mut next.file, descriptor.root_schema_ptr(), props)
         .at("encode", &tmp)?;
     for source in sources {
-        let input = File::open(source).at("open", source)?;
+        let input = durable::open_read(source)?;
         let meta = metadata(&input, source)?;
         for (group, group_meta) in meta.row_groups().iter().enumerate() {
             let index = meta.page_index_for_row_group(group);
@@ -125,10 +130,12 @@ pub(crate) fn prepare_spliced(path: &Path, sources: &[&Path], hi: u64) -> Result
 }
 
 fn metadata(file: &File, path: &Path) -> Result<ParquetMetaData> {
-    ParquetMetaDataReader::new()
-        .with_page_index_policy(PageIndexPolicy::Optional)
-        .parse_and_finish(file)
-        .at("read", path)
+    guarded(path, || {
+        ParquetMetaDataReader::new()
+            .with_page_index_policy(PageIndexPolicy::Optional)
+            .parse_and_finish(file)
+            .at("read", path)
+    })
 }
 
 /// The `hi` that a file claims; `None` when it is not ours.
@@ -149,10 +156,12 @@ pub fn claimed_hi(meta: &ParquetMetaData) -> Option<u64> {
 /// # Errors
 /// When it is no Parquet file, or not ours.
 pub fn read_hi(path: &Path) -> Result<u64> {
-    let file = crate::plain::open(path).at("open", path)?;
-    let meta = ParquetMetaDataReader::new()
-        .parse_and_finish(&file)
-        .at("read", path)?;
+    let file = durable::open_read(path)?;
+    let meta = guarded(path, || {
+        ParquetMetaDataReader::new()
+            .parse_and_finish(&file)
+            .at("read", path)
+    })?;
     claimed_hi(&meta).ok_or_else(|| StorageError::Damaged {
         path: path.to_owned(),
         offset: 0,

@@ -157,7 +157,7 @@ impl TextTail {
     /// When the file is there and can't be read.
     pub fn near_end(dir: &RunDir, kind: LogKind, bytes: u64) -> Result<Self> {
         let mut tail = Self::new(dir, kind, 0);
-        let Ok(file) = crate::plain::open(&tail.path) else {
+        let Ok(file) = durable::open_read(&tail.path) else {
             return Ok(tail);
         };
         let length = file.metadata().at("stat", &tail.path)?.len();
@@ -190,17 +190,33 @@ impl TextTail {
     /// # Errors
     /// When the file is there and can't be read.
     pub fn poll(&mut self) -> Result<Vec<LogLine>> {
+        self.poll_where(|_| true)
+    }
+
+    /// [`TextTail::poll`], where bytes that are not `wanted` are passed over without being taken apart.
+    ///
+    /// # Errors
+    /// As [`TextTail::poll`].
+    pub fn poll_where(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<LogLine>> {
         if self.file.is_none() {
-            match crate::plain::open(&self.path) {
+            match durable::open_read(&self.path) {
                 Ok(file) => self.file = Some(file),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-                Err(e) => return Err(e).at("open", &self.path),
+                Err(e) if e.is_not_found() => return Ok(Vec::new()),
+                Err(e) => return Err(e),
             }
         }
         let Some(file) = &self.file else {
             return Ok(Vec::new());
         };
         let bytes = durable::read_at(file, &self.path, self.offset, TEXT_CHUNK)?;
+        if !wanted(&bytes) {
+            // Up to the last record that begins here: whether it is whole is seen when more is read.
+            let last = bytes.windows(2).rposition(|w| w == b"\n[").map(|n| n + 1);
+            if let Some(last) = last {
+                self.offset += last as u64;
+                return Ok(Vec::new());
+            }
+        }
         let (lines, used) = parse(self.kind, &bytes, self.offset, false);
         self.offset += used as u64;
         Ok(lines)

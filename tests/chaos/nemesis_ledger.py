@@ -222,6 +222,7 @@ class Stored:
         keys = table["key"].to_numpy(zero_copy_only=False)
         get = {name: table[name].to_numpy() for name in ("rank", "step", "attempt", "seq", "value")}
         self.steps: dict[str, Ints] = {}
+        self.seqs: dict[str, npt.NDArray[np.int64]] = {}
         self.whose: dict[str, tuple[int, int]] = {}
         order = np.lexsort((get["seq"], keys.astype(str)))
         keys = keys[order]
@@ -234,7 +235,10 @@ class Stored:
             (self.whose[name],) = whose
             assert (np.diff(get["seq"][mine]) > 0).all(), f"{name}: a number twice"
             assert (np.diff(step.astype(np.int64)) > 0).all(), f"{name}: twice, or out of order"
-            assert (get["seq"][mine] == step.astype(np.int64)).all(), f"{name}: numbers and steps"
+            ahead = get["seq"][mine] - step.astype(np.int64)
+            # The record that tells a gap has a number of its own.
+            assert (np.diff(np.r_[0, ahead]) >= 0).all(), f"{name}: numbers and steps"
+            self.seqs[name] = get["seq"][mine]
             mantissa = (step * np.uint64(GOLDEN) + np.uint64(salt_of(name))) & np.uint64(MANTISSA)
             assert (get["value"][mine] == mantissa.astype(np.float64)).all(), f"{name}: values"
             self.steps[name] = step
@@ -258,29 +262,38 @@ def _balance(
     if len(present):
         assert int(present[-1]) <= book.at_most, f"{present[-1]} is there, which was never logged"
         assert stored.whose[book.name] == (book.rank, book.attempt)
-    # What is neither there nor in a gap.
-    there = np.zeros(n + 2, dtype=bool)
-    there[present[present <= n].astype(np.int64)] = True
-    missing = n - int(there.sum())
-    gap = np.zeros(n + 2, dtype=bool)
-    for lo, hi in told:
-        gap[min(lo, n + 1) : min(hi, n) + 1] |= lo > 0
-    gap &= ~there
-    gap[0] = gap[n + 1] = False
-    lost = np.flatnonzero(~there[1 : n + 1] & ~gap[1 : n + 1]) + 1
     dropped = 0
     if book.attempt is not None and n:
-        mine = meta["ranks"][book.rank][book.attempt]
-        dropped = sum(mine["dropped"].values())
-    in_gaps = missing - len(lost)
+        dropped = sum(meta["ranks"][book.rank][book.attempt]["dropped"].values())
+    inside = _holes(present, stored.seqs.get(book.name), told)
+    assert inside <= dropped, f"{inside} are missing from within, its record counts {dropped}"
+    missing = n - int((present <= n).sum())
+    in_gaps = min(missing, dropped)
+    # What is neither there nor in a gap can only be the last.
+    lost = np.arange(n - (missing - in_gaps), n) + 1
+    assert len(lost) <= missing - inside
     totals.in_gaps += in_gaps
     totals.tail += len(lost)
-    assert in_gaps <= dropped, f"{in_gaps} of {n} are in gaps, its record counts {dropped}"
     _allowed(book, history, lost, in_gaps, totals)
     _flushes(book, lost, history)
     blocked = [us for us in book.slow_us if us > SECOND // 1000]
     stops = history.lives[book.name].stops if book.name in history.lives else None
     assert stops is None or len(blocked) <= len(stops), f"calls took {blocked} µs"
+
+
+def _holes(steps: Ints, seqs: npt.NDArray[np.int64] | None, told: Iterable[tuple[int, int]]) -> int:
+    """How many steps are missing between those that are there; each hole is told as a gap."""
+    if seqs is None:
+        return 0
+    step, seq = np.r_[0, steps.astype(np.int64)], np.r_[0, seqs]
+    total = 0
+    for i in np.flatnonzero(np.diff(step) > 1):
+        hole = int(step[i + 1] - step[i] - 1)
+        total += hole
+        covered = {(lo, hi) for lo, hi in told if seq[i] < lo and hi < seq[i + 1]}
+        numbers = sum(hi - lo + 1 for lo, hi in covered)
+        assert numbers >= hole, f"{step[i] + 1} to {step[i + 1] - 1} are missing, and no gap"
+    return total
 
 
 def _allowed(

@@ -71,6 +71,7 @@ def test_a_rank_killed_between_its_marker_and_the_acknowledgement_ends_the_barri
 
 
 @pytest.mark.row(2)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("deaths", [pytest.param(3, marks=pytest.mark.slice), 40])
 def test_a_client_that_says_its_marker_and_dies_at_once_is_answered_for(
     programs: Programs, zygote: Zygote, deaths: int
@@ -114,6 +115,7 @@ def test_a_client_that_says_its_marker_and_dies_at_once_is_answered_for(
 
 
 @pytest.mark.row(3)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     "seconds",
     [
@@ -246,6 +248,7 @@ exp.close()
 
 
 @pytest.mark.row(5)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("flushes", "kills"), [pytest.param(64, 0, marks=pytest.mark.slice), (64, 3), (1000, 5)]
 )

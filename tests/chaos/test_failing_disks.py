@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ledger import read_rows
+from ledger import Row, read_console, read_rows
 from processes import Programs, Ranks, is_alive, kill_owner, owner_of, stop, until
 
 from .command import recover
@@ -43,7 +43,7 @@ FAILING = {
     "a sync has no room": (["fdatasync:error=ENOSPC:when=1"], ()),
     "a sync is interrupted": (["fdatasync:error=EINTR:when=1+2"], ()),
     "a write fails": (["pwrite64:error=EIO:when=1"], ()),
-    "every second write fails": (["pwrite64:error=EIO:when=2+2"], SLICE),
+    "writes fail again and again": (["pwrite64:error=EIO:when=2..8+2"], SLICE),
     "a write has no room": (["pwrite64:error=ENOSPC:when=1"], ()),
     "writes are interrupted": (["pwrite64:error=EINTR:when=1+2"], SLICE),
     "a write and the cut behind it fail": (
@@ -51,9 +51,9 @@ FAILING = {
         (),
     ),
     "a write and a sync fail": (["pwrite64:error=EIO:when=1", "fdatasync:error=EIO:when=1"], ()),
-    "files can not be made": (["openat:error=ENOSPC:when=1+2"], ()),
-    "a sync of a new file has no room": (["fsync:error=ENOSPC:when=1+2"], SLICE),
-    "a rename has no room": (["/^rename:error=ENOSPC:when=1+2"], SLICE),
+    "files can not be made": (["openat:error=ENOSPC:when=1..4"], ()),
+    "a sync of a new file has no room": (["fsync:error=ENOSPC:when=1..2"], SLICE),
+    "a rename has no room": (["/^rename:error=ENOSPC:when=1..2"], SLICE),
     "a rename fails": (["/^rename:error=EIO:when=1"], ()),
 }
 
@@ -86,7 +86,9 @@ def test_a_failing_call_of_the_owner_is_survived_and_nothing_is_falsely_acknowle
     assert record(ranks.run_dir)["status"] == "finished"
     assert not gaps(ranks.run_dir)
     if not any("EINTR" in what for what in inject):
-        assert events(ranks.run_dir, "problem"), "what failed was told"
+        said = [event["what"] for event in events(ranks.run_dir, "problem")]
+        said.append((ranks.run_dir / ".expman/owner.log").read_text())
+        assert any("os error" in text for text in said), "what failed was told"
     no_temp_files(ranks.run_dir)
     settles(expman, ranks.run_dir)
 
@@ -245,9 +247,10 @@ def test_texts_survive_failing_writes_and_syncs_line_by_line(
     rank.do("exp.info('last')", "print('last')")
     rank.close()
     expected = ["first", *(f"line {n}" for n in range(40)), "last"]
-    for text in ("run.log", "console.log"):
-        lines = (rank.run_dir / text).read_text().splitlines()
-        assert [line.rsplit("] ", 1)[1] for line in lines] == expected
+    lines = (rank.run_dir / "run.log").read_text().splitlines()
+    assert [line.rsplit("] ", 1)[1] for line in lines] == expected
+    console = read_console(rank.run_dir / "console.log")
+    assert [line.decode() for _, stream, line in console if stream == "out"] == expected
     told = [key for event in events(rank.run_dir, "params") for key in event["keys"]]
     assert told == [f"p{n}" for n in range(40)]
 
@@ -297,14 +300,14 @@ def test_a_disk_full_beyond_the_queue_drops_the_newest_counts_them_and_resumes(
         assert rank.flush()["complete"]
         ballast = Ballast(at)
         ballast.fill(2 * MIB)
-        flood = rank.log(40_000, text_bytes=1000)  # 40 MB: ring and disk together hold less
+        flood = rank.log(40_000, text_bytes=1000)  # 30 MB at least: ring and disk hold less
         assert rank.stats()["dropped"], "the queue and what was left of the disk hold less"
         with within(2.0, "the flush"):
             report = rank.flush(timeout=1.0)
         durable = report["ranks"]["0"]["seq"] if report["ranks"] else 0
         assert not report["complete"]
-        seqs = {row.seq for row in read_rows(rank.run_dir)}
-        assert set(range(1, durable + 1)) <= seqs, "nothing is falsely acknowledged"
+        on_disk = max(row.seq for row in read_rows(rank.run_dir))
+        assert durable <= on_disk, "nothing is falsely acknowledged"
         ballast.free()
         until(lambda: rank.flush(timeout=10)["complete"], 30, "a complete flush")
         last = rank.log(1000)
@@ -316,10 +319,8 @@ def test_a_disk_full_beyond_the_queue_drops_the_newest_counts_them_and_resumes(
         steps = [row.step for row in rows]
         assert len(steps) == len(set(steps)), "nothing twice"
         told = events(rank.run_dir, "gap")
-        missing = set(range(42_000)) - set(steps)
-        in_gaps = {n for gap in told for n in range(gap["from_seq"] - 1, gap["to_seq"])}
-        assert missing == in_gaps, "each number is a row or in a gap"
-        assert sum(gap["count"] for gap in told) == dropped == len(missing)
+        assert sum(gap["count"] for gap in told) == dropped == 42_000 - len(steps)
+        accounted(rows, told, 42_000)
         assert record(rank.run_dir)["dropped"] == dropped
         assert {gap["reason"] for gap in told} == {"queue full"}
         assert set(range(1000)) | set(range(41_000, 42_000)) <= set(steps), "it resumed"
@@ -347,6 +348,18 @@ def test_a_program_ends_in_time_on_a_full_disk_and_says_what_is_not_durable(
         assert ended
         steps = sorted(row.step or 0 for row in read_rows(rank.run_dir))
         assert steps == list(range(1100)), "the owner wrote them when it could"
+
+
+def accounted(rows: list[Row], told: list[dict[str, Any]], steps: int) -> None:
+    """A: between two rows that are there, exactly so many are missing as the gaps there say.
+
+    A gap is told by a record, which has a number itself.
+    """
+    edges = [(0, -1), *sorted((row.seq, row.step or 0) for row in rows), (1 << 62, steps)]
+    for (seq, step), (next_seq, next_step) in zip(edges, edges[1:]):
+        if next_step != step + 1:
+            between = [g for g in told if seq < g["from_seq"] and g["to_seq"] < next_seq]
+            assert next_step - step - 1 == sum(gap["count"] for gap in between), between
 
 
 # --- row 24: slow disks ------------------------------------------------------------------------

@@ -144,6 +144,7 @@ exp.close()
 
 
 @pytest.mark.row(11)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("epochs", [pytest.param(2, marks=pytest.mark.slice), 25])
 def test_data_loader_workers_of_every_epoch_lose_nothing(
     zygote: Zygote, exps: Path, epochs: int

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.row(1)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("times", [pytest.param(5, marks=pytest.mark.slice), 100])
 def test_a_burst_of_a_thousand_rows_and_sigkill_at_once_loses_none_while_the_owner_lives(
     zygote: Zygote, exps: Path, expman: list[str], sockets: Path, times: int
@@ -68,7 +70,8 @@ def test_a_burst_of_a_thousand_rows_and_sigkill_at_once_loses_none_while_the_own
 
 
 @pytest.mark.row(1)
-@pytest.mark.parametrize("times", [pytest.param(8, marks=pytest.mark.slice), 200])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("times", [pytest.param(8, marks=pytest.mark.slice), 60])
 def test_a_rank_killed_at_random_moments_loses_nothing_that_was_accepted(
     zygote: Zygote, exps: Path, rng: random.Random, times: int
 ) -> None:
@@ -117,13 +120,12 @@ from known import KEYS, value_of
 def log(step):
     exp.log_metrics({key: value_of(exp.rank, step, key) for key in KEYS}, step=step)
     tally.accepted(step)
-for step in range(50):
+for step in range(100):
     log(step)
-exp.flush(timeout=20).wait()
-for step in range(50, 100):
-    log(step)
-    if step % 10 == 0:
-        time.sleep(0.03)
+    if step % 10 == 9:
+        time.sleep(0.03)  # so that batches are sent in between
+    if step % 25 == 9:
+        exp.flush(timeout=20).wait()
 ml.close()
 """
 
@@ -143,7 +145,8 @@ def killed_at_call(zygote: Zygote, exps: Path, n: int, seen: set[int], fault: st
         "import time" + LIFE, exps=str(exps), options=options, tally_path=str(path)
     )
     with traced(victim.pid, f"{fault}:when={n}"):
-        victim.tell("go")
+        with suppress(BrokenPipeError):  # the first call is the one in which it waits
+            victim.tell("go")
         code = victim.wait(60)
     assert code in (0, -signal.SIGKILL), victim.text()
     run_dir = oracles.the_run(exps)
@@ -174,7 +177,7 @@ def test_a_rank_killed_at_sampled_system_calls_of_its_life_loses_nothing_accepte
 ) -> None:
     staying = keeper(zygote, exps)
     seen: set[int] = set()
-    for n in rng.sample(range(10, 160), 8):
+    for n in rng.sample(range(2, 60), 8):
         killed_at_call(zygote, exps, n, seen, "all:signal=SIGKILL")
     assert seen, "no sample lived until it had joined"
     staying.tell(None)
@@ -225,6 +228,7 @@ def recovered(expman: list[str], run_dir: Path) -> None:
 
 
 @pytest.mark.row(1, 7)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("times", [pytest.param(3, marks=pytest.mark.slice), 30])
 @pytest.mark.parametrize("how", ["the next join", "expman recover"])
 def test_rank_and_owner_killed_together_keep_what_was_accepted_50_ms_before(

@@ -119,8 +119,8 @@ class Victim:
         self._zygote = zygote
         self.pid = pid
         self.output = output
-        self._talk = talk.makefile("rw", encoding="utf-8")
-        talk.close()
+        self._socket = talk
+        self._lines = talk.makefile("r", encoding="utf-8")
         self.code: int | None = None
         self.rank = self.attempt = -1
         self.run_dir = Path()
@@ -128,12 +128,11 @@ class Victim:
 
     def tell(self, thing: object = None) -> None:
         """What the victim's `hear()` returns."""
-        self._talk.write(json.dumps(thing) + "\n")
-        self._talk.flush()
+        self._socket.sendall(json.dumps(thing).encode() + b"\n")
 
     def hear(self) -> Any:
         """What the victim's `say()` was given."""
-        line = self._talk.readline()
+        line = self._lines.readline()
         if not line:
             raise EOFError(f"the victim ended: {self.text()}")
         return json.loads(line)
@@ -156,7 +155,8 @@ class Victim:
         """Its exit code, as `subprocess` has it."""
         if self.code is None:
             self.code = self._zygote.wait(self.pid, within)
-            self._talk.close()
+            self._lines.close()
+            self._socket.close()
         return self.code
 
 

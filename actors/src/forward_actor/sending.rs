@@ -178,6 +178,7 @@ impl ForwardState {
             self.spool_failed(&what);
         }
         self.outbox.tidy();
+        self.args.ring.retire();
         self.tell_stats();
     }
 }

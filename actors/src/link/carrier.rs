@@ -8,7 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use expman_model::limits::HEARTBEAT;
+use expman_model::limits::{FRAME_BYTES_MAX, HEARTBEAT};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -75,13 +75,22 @@ pub trait Carrier: Send + Sync + 'static {
 /// Reads frames.
 pub struct FrameReader {
     read: ReadHalf,
+    bytes_max: usize,
 }
 
 impl FrameReader {
     /// Reads from a half.
     #[must_use]
     pub fn new(read: ReadHalf) -> Self {
-        Self { read }
+        Self {
+            read,
+            bytes_max: FRAME_BYTES_MAX,
+        }
+    }
+
+    /// From now on, frames of so many bytes and no more: a stranger gets less room than a process that is known.
+    pub const fn allow(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
     }
 
     /// The next frame; `None` when the peer closed between two frames.
@@ -100,6 +109,12 @@ impl FrameReader {
             }
         }
         let (length, crc) = Frame::header(header)?;
+        if length > self.bytes_max {
+            return Err(MeshError::FrameTooLarge {
+                bytes: length,
+                max: self.bytes_max,
+            });
+        }
         let mut body = BytesMut::zeroed(length);
         self.read
             .read_exact(&mut body)

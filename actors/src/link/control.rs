@@ -106,3 +106,92 @@ impl Control {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expman_model::Version;
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::link::carrier::{FrameReader, FrameSender};
+
+    fn barrier(number: u64) -> Frame {
+        Frame::Barrier(Version { epoch: 1, number })
+    }
+
+    fn ack(durable_seq: u64, written_seq: u64) -> Frame {
+        Frame::Ack(Ack {
+            durable_seq,
+            written_seq,
+        })
+    }
+
+    /// A peer whose socket takes next to nothing while it does not read.
+    fn slow_peer() -> (FrameSender, FrameReader) {
+        let (ours, theirs) = duplex(64);
+        let to = FrameSender::start(Box::new(tokio::io::split(ours).1));
+        (to, FrameReader::new(Box::new(tokio::io::split(theirs).0)))
+    }
+
+    #[tokio::test]
+    async fn a_slow_peer_gets_every_barrier_in_order_and_the_newest_of_the_rest() {
+        let (to, mut reader) = slow_peer();
+        let last = FRAMES_MAX as u64;
+        for n in 1..=last {
+            to.control(barrier(n)).unwrap();
+            to.control(ack(n, n + 1)).unwrap();
+            to.control(Frame::Trouble(n.to_string())).unwrap();
+            let health = Health {
+                accepted_seq: n,
+                ..Health::default()
+            };
+            to.control(Frame::Health(health)).unwrap();
+        }
+        drop(to);
+        let (mut barriers, mut newest) = (Vec::new(), [0; 3]);
+        let mut rest = 0;
+        while let Ok(Some(frame)) = reader.next().await {
+            match frame {
+                Frame::Barrier(version) => barriers.push(version.number),
+                Frame::Ack(ack) => newest[0] = ack.durable_seq,
+                Frame::Trouble(what) => newest[1] = what.parse().unwrap(),
+                Frame::Health(health) => newest[2] = health.accepted_seq,
+                other => panic!("{other:?}"),
+            }
+            rest += 1;
+        }
+        assert_eq!(barriers, (1..=last).collect::<Vec<_>>());
+        assert_eq!(newest, [last; 3]);
+        assert!(
+            rest < FRAMES_MAX + 20,
+            "acknowledgements do not pile up: {rest}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_never_reads_loses_its_link_and_no_frame_silently() {
+        let (to, mut reader) = slow_peer();
+        let mut taken = 0;
+        while to.control(barrier(taken + 1)).is_ok() {
+            taken += 1;
+            tokio::task::yield_now().await;
+        }
+        assert!(taken >= FRAMES_MAX as u64);
+        assert_eq!(to.control(ack(1, 1)), Err(NotSent));
+        let mut read = 0;
+        while let Ok(Some(_)) = reader.next().await {
+            read += 1;
+        }
+        assert!(read < taken, "the link ended, so the session starts over");
+    }
+
+    #[test]
+    fn an_older_acknowledgement_takes_nothing_back() {
+        let control = Control::default();
+        control.push(ack(5, 9)).unwrap();
+        control.push(ack(7, 8)).unwrap();
+        let mut seen = Vec::new();
+        control.drain(|frame| seen.push(frame.clone()));
+        assert_eq!(seen, [ack(7, 9)]);
+    }
+}

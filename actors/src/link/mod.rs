@@ -3,4 +3,5 @@
 pub mod carrier;
 pub mod control;
 pub mod frame;
+pub mod hello;
 pub mod unix;

@@ -8,7 +8,7 @@
     reason = "the one mapping of this crate: made and unmapped here, of a size that is sealed, every access checked against it"
 )]
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,7 +25,6 @@ use crate::error::{MeshError, Result};
 pub(super) struct Memory {
     base: NonNull<u8>,
     capacity: usize,
-    shared: Result<OwnedFd, String>,
 }
 
 // The pointer is to memory that belongs to this value alone; what several threads touch are atomics and published bytes.
@@ -33,33 +32,22 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Room for `capacity` bytes of records; its pages cost nothing until they are used.
-    pub(super) fn new(capacity: usize) -> Result<Self> {
+    /// Room for `capacity` bytes of records, whose pages cost nothing until they are used; with the descriptor, or
+    /// why there is none and the memory is private.
+    pub(super) fn new(capacity: usize) -> Result<(Self, Result<OwnedFd, String>)> {
         let bytes = HEADER_BYTES + capacity;
         let shared = memfd(bytes as u64).and_then(|fd| Ok((map_shared(&fd, bytes)?, fd)));
         let (base, shared) = match shared {
             Ok((base, fd)) => (base, Ok(fd)),
             Err(e) => (map_private(bytes)?, Err(e.to_string())),
         };
-        let memory = Self {
-            base,
-            capacity,
-            shared,
-        };
+        let memory = Self { base, capacity };
         memory
             .field(CAPACITY_AT)
             .store((capacity as u64).to_le(), Ordering::Relaxed);
         let magic = u64::from_ne_bytes(*MAGIC);
         memory.field(0).store(magic, Ordering::Release);
-        Ok(memory)
-    }
-
-    /// The descriptor, or why the memory is private.
-    pub(super) fn descriptor(&self) -> Result<BorrowedFd<'_>, &str> {
-        self.shared
-            .as_ref()
-            .map(AsFd::as_fd)
-            .map_err(String::as_str)
+        Ok((memory, shared))
     }
 
     pub(super) const fn capacity(&self) -> usize {

@@ -97,7 +97,12 @@ impl Run {
                 .unwrap_or(false));
         }
         let start = Instant::now();
-        if let Some(capture) = &self.capture {
+        let capture = self
+            .capture
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(capture) = capture {
             capture.stop();
         }
         self.ring.close();

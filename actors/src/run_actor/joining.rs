@@ -23,6 +23,9 @@ impl RunActorState {
                 hello.protocol
             ));
         }
+        if let Some(why) = hello.nonsense() {
+            return Some(why);
+        }
         if self.finishing {
             return Some(FINISHING.to_owned());
         }

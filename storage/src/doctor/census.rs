@@ -7,8 +7,8 @@ use expman_model::limits::SUMMARY_KEYS_MAX;
 use expman_model::{MetricSummary, RunMeta};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::durable;
 use crate::error::{At, Result, StorageError};
-use crate::plain;
 use crate::reader::{Filter, add_batch};
 use crate::rows::{Row, Rows};
 use crate::segment::claimed_hi;
@@ -60,7 +60,7 @@ impl Census {
     /// # Errors
     /// When it can't be read.
     pub(super) fn count(&mut self, path: &Path) -> Result<u64> {
-        let file = plain::open(path).at("open", path)?;
+        let file = durable::open_read(path)?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
         let hi = claimed_hi(builder.metadata());
         let batches = builder

@@ -1,7 +1,6 @@
 //! The wide files of expman-rs as rows.
 
 use std::collections::{BTreeMap, HashSet};
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -18,6 +17,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::RunRows;
 use crate::durable;
 use crate::error::{At, Result, StorageError};
+use crate::guard::guarded;
 use crate::layout::{RunDir, names};
 use crate::reader::{self, Filter};
 use crate::rows::Row;
@@ -61,21 +61,6 @@ pub(super) fn read(dir: &RunDir, rank: u32, filter: &Filter) -> Result<RunRows> 
     Ok(reading.out)
 }
 
-/// These files have no checksums, and the decoders panic at some kinds of damage.
-fn guarded(path: &Path, read: impl FnOnce() -> Result<()>) -> Result<()> {
-    std::panic::catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
-        let what = panic.downcast_ref::<String>().map(String::as_str);
-        let what = what
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("it can't be decoded");
-        Err(StorageError::Damaged {
-            path: path.to_owned(),
-            offset: 0,
-            what: what.to_owned(),
-        })
-    })
-}
-
 /// The Arrow streams of a run that is not finished, in the order of their numbers.
 fn segments(dir: &RunDir) -> Result<Vec<PathBuf>> {
     let mut found = BTreeMap::new();
@@ -91,7 +76,7 @@ fn segments(dir: &RunDir) -> Result<Vec<PathBuf>> {
 }
 
 fn read_parquet(path: &Path, reading: &mut Reading<'_>) -> Result<()> {
-    let file = crate::plain::open(path).at("open", path)?;
+    let file = durable::open_read(path)?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
     if claimed_hi(builder.metadata()).is_some() {
         // One of ours, whose folder was copied without its machinery.

@@ -1,0 +1,93 @@
+//! The end of the interpreter, for threads that are inside of this library when it comes.
+//!
+//! Before version 3.14 `CPython` takes away a daemon thread that asks for the GIL too late by unwinding its stack,
+//! and Rust code on that stack turns the unwinding into an abort of the whole process.
+//! So who is inside is counted; the end waits until nobody is, lets nobody in afterwards,
+//! and a thread that comes back later still stays where it is.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use pyo3::marker::Ungil;
+use pyo3::prelude::*;
+
+/// How often the end looks whether somebody is inside.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Nobody is let in any more.
+static ENDING: AtomicBool = AtomicBool::new(false);
+/// Who is still out may not come back; set by the thread that ends the interpreter.
+static OVER: OnceLock<ThreadId> = OnceLock::new();
+static INSIDE: AtomicUsize = AtomicUsize::new(0);
+
+/// Held by whoever is inside and may run Python code or ask for the GIL.
+pub(crate) struct Inside(());
+
+impl Inside {
+    /// Goes in; none when the interpreter is ending.
+    pub(crate) fn enter() -> Option<Self> {
+        INSIDE.fetch_add(1, Ordering::SeqCst);
+        let inside = Self(());
+        (!ENDING.load(Ordering::SeqCst)).then_some(inside)
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Works without the GIL, and does not ask for it again when the interpreter is gone.
+pub(crate) fn detach<T: Ungil>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
+    py.detach(|| {
+        let done = work();
+        while OVER
+            .get()
+            .is_some_and(|ender| *ender != thread::current().id())
+        {
+            thread::park();
+        }
+        done
+    })
+}
+
+/// A future that asks for the GIL while it is polled: it is not polled any more when the interpreter is ending.
+pub(crate) struct Attaching<F>(pub(crate) Pin<Box<F>>);
+
+impl<F: Future> Future for Attaching<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        // The waker is not kept: there is nothing to wake for.
+        match Inside::enter() {
+            Some(_inside) => self.0.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// The interpreter is about to end: waits at most `timeout` seconds until nobody is inside.
+#[pyfunction]
+pub(crate) fn interpreter_ends(py: Python<'_>, timeout: f64) {
+    ENDING.store(true, Ordering::SeqCst);
+    let limit = Duration::try_from_secs_f64(timeout.max(0.0)).unwrap_or(Duration::MAX);
+    py.detach(|| {
+        let start = Instant::now();
+        while INSIDE.load(Ordering::SeqCst) > 0 && start.elapsed() < limit {
+            thread::sleep(LOOK);
+        }
+    });
+    OVER.get_or_init(|| thread::current().id());
+}
+
+/// In a forked child: those who were inside are threads of the parent.
+#[pyfunction]
+pub(crate) fn forked() {
+    INSIDE.store(0, Ordering::SeqCst);
+}

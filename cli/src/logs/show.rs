@@ -1,0 +1,287 @@
+//! How lines are shown: raw with their rank in front, folded, or as JSON.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use expman_model::fold::{Fold, Folded, Line};
+use expman_model::time::{now_us, rfc3339_ms, rfc3339_us};
+use expman_model::{Level, Stream};
+use expman_storage::text::LogLine;
+use serde_json::{Value as Json, json};
+
+use crate::console::{Console, plain};
+
+/// Colours of ranks, in turn.
+const COLOURS: [&str; 6] = [
+    "\x1b[34m", "\x1b[32m", "\x1b[35m", "\x1b[36m", "\x1b[33m", "\x1b[94m",
+];
+/// Bytes of an unfinished line that are waited with.
+const UNFINISHED_BYTES_MAX: usize = 1 << 20;
+
+/// Shows lines.
+pub struct Show<'a> {
+    console: &'a mut Console,
+    json: bool,
+    time: bool,
+    /// Whether the run has more than one rank: only then the rank stands in front.
+    ranks: bool,
+    fold: Option<(Fold, i64)>,
+    /// By rank and kind, the pieces of a line that goes on.
+    unfinished: BTreeMap<(u32, u16), LogLine>,
+}
+
+impl<'a> Show<'a> {
+    /// Shows lines on a console; with `window_us` folded.
+    pub fn new(
+        console: &'a mut Console,
+        json: bool,
+        time: bool,
+        ranks: bool,
+        window_us: Option<i64>,
+    ) -> Self {
+        Self {
+            console,
+            json,
+            time,
+            ranks,
+            fold: window_us.map(|us| (Fold::new(us), us)),
+            unfinished: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a record; a line that came in pieces is shown when it is whole.
+    pub fn line(&mut self, line: &LogLine) -> io::Result<()> {
+        if self.json {
+            return self.write_json(line);
+        }
+        let key = (line.rank, kind(line));
+        match self.unfinished.get_mut(&key) {
+            None if line.ends_line => self.whole(line),
+            None => {
+                self.unfinished.insert(key, line.clone());
+                Ok(())
+            }
+            Some(first) => {
+                first.text.extend_from_slice(&line.text);
+                if !line.ends_line && first.text.len() < UNFINISHED_BYTES_MAX {
+                    return Ok(());
+                }
+                match self.unfinished.remove(&key) {
+                    Some(whole) => self.whole(&whole),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Nothing new came: what is complete is shown.
+    pub fn pause(&mut self) -> io::Result<()> {
+        if let Some((fold, window_us)) = &mut self.fold
+            && fold
+                .began_us()
+                .is_some_and(|began| now_us() - began > *window_us)
+        {
+            let told = fold.close();
+            self.write_folded(&told)?;
+        }
+        self.console.out().flush()
+    }
+
+    /// Shows what is left.
+    pub fn end(&mut self) -> io::Result<()> {
+        for line in std::mem::take(&mut self.unfinished).into_values() {
+            self.whole(&line)?;
+        }
+        if let Some((fold, _)) = &mut self.fold {
+            let told = fold.close();
+            self.write_folded(&told)?;
+        }
+        self.console.out().flush()
+    }
+
+    fn whole(&mut self, line: &LogLine) -> io::Result<()> {
+        let text = last_state(&line.text);
+        if let Some((fold, _)) = &mut self.fold {
+            let (at_us, rank, kind) = (line.timestamp_us, line.rank, kind(line));
+            let told = fold.push(&Line {
+                at_us,
+                rank,
+                kind,
+                text,
+            });
+            return self.write_folded(&told);
+        }
+        let front = self.ranks.then(|| line.rank.to_string());
+        self.write(
+            line.timestamp_us,
+            front,
+            line.rank,
+            kind(line),
+            &String::from_utf8_lossy(text),
+            1,
+        )
+    }
+
+    fn write_folded(&mut self, told: &[Folded]) -> io::Result<()> {
+        for folded in told {
+            let first = folded.ranks.as_slice().first().copied().unwrap_or(0);
+            let front = self.ranks.then(|| folded.ranks.to_string());
+            self.write(
+                folded.at_us,
+                front,
+                first,
+                folded.kind,
+                &folded.text(),
+                folded.count,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        at_us: i64,
+        ranks: Option<String>,
+        rank: u32,
+        kind: u16,
+        text: &str,
+        count: u64,
+    ) -> io::Result<()> {
+        let coloured = self.console.coloured();
+        let paint = |colour: &str, text: String| {
+            if coloured {
+                format!("{colour}{text}\x1b[0m")
+            } else {
+                text
+            }
+        };
+        let mut front = Vec::new();
+        if self.time {
+            front.push(rfc3339_ms(at_us));
+        }
+        if let Some(ranks) = ranks {
+            front.push(paint(
+                COLOURS[rank as usize % COLOURS.len()],
+                format!("[{ranks}]"),
+            ));
+        }
+        if count > 1 {
+            front.push(format!("×{count}"));
+        }
+        match level(kind) {
+            None | Some(Level::INFO) => {}
+            Some(level) if level >= Level::ERROR => front.push(paint("\x1b[31m", level.name())),
+            Some(level) if level >= Level::WARN => front.push(paint("\x1b[33m", level.name())),
+            Some(level) => front.push(level.name()),
+        }
+        front.push(String::new());
+        let front = front.join(" ");
+        let out = self.console.out();
+        for line in text.split('\n') {
+            writeln!(out, "{front}{}", plain(&without_escapes(line)))?;
+        }
+        Ok(())
+    }
+
+    fn write_json(&mut self, line: &LogLine) -> io::Result<()> {
+        let mut fields = json!({
+            "time": rfc3339_us(line.timestamp_us),
+            "rank": line.rank,
+            "stream": match line.stream {
+                Some(Stream::Out) => "out",
+                Some(Stream::Err) => "err",
+                None => "log",
+            },
+        });
+        if let Some(level) = line.level {
+            fields["level"] = json!(level.name());
+            fields["logger"] = json!(line.logger);
+        } else {
+            fields["seq"] = json!(line.seq);
+            fields["ends_line"] = json!(line.ends_line);
+        }
+        match std::str::from_utf8(&line.text) {
+            Ok(text) => fields["text"] = json!(text),
+            Err(_not_utf8) => {
+                fields["text_base64"] = Json::String(BASE64_STANDARD.encode(&line.text));
+            }
+        }
+        writeln!(self.console.out(), "{fields}")
+    }
+}
+
+/// Tells streams and levels apart.
+fn kind(line: &LogLine) -> u16 {
+    match (line.level, line.stream) {
+        (Some(level), _) => 0x100 | u16::from(level.0),
+        (None, Some(Stream::Err)) => 1,
+        (None, _) => 0,
+    }
+}
+
+const fn level(kind: u16) -> Option<Level> {
+    if kind & 0x100 == 0 {
+        return None;
+    }
+    Some(Level(kind.to_le_bytes()[0]))
+}
+
+/// What a terminal would show of a line that was written over again and again: its last state.
+fn last_state(text: &[u8]) -> &[u8] {
+    let text = text.strip_suffix(b"\r").unwrap_or(text);
+    text.rsplit(|&b| b == b'\r')
+        .find(|state| !state.is_empty())
+        .unwrap_or(text)
+}
+
+/// A line without colours and other escape sequences.
+fn without_escapes(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c != '\x1b' {
+            if c == '\t' {
+                out.push_str("    ");
+            } else {
+                out.push(c);
+            }
+            continue;
+        }
+        match chars.next() {
+            // A control sequence ends with a letter or one of `@`…`~`.
+            Some('[') => drop(chars.find(|c| ('@'..='~').contains(c))),
+            // A command to the terminal ends with a bell or with `ESC \`.
+            Some(']') => {
+                while let Some(c) = chars.next() {
+                    if c == '\x07' || c == '\x1b' && chars.next_if_eq(&'\\').is_some() {
+                        break;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_progress_bar_is_shown_in_its_last_state() {
+        assert_eq!(last_state(b"10%\r50%\r100%\r"), b"100%");
+        assert_eq!(last_state(b"plain"), b"plain");
+        assert_eq!(last_state(b"\r"), b"");
+    }
+
+    #[test]
+    fn escapes_are_taken_out_whole() {
+        assert_eq!(
+            without_escapes("\x1b[1;31mred\x1b[0m\tb\x1b]0;title\x07c\x1b]8;;x\x1b\\d\x1b7e"),
+            "red    bcde"
+        );
+        assert_eq!(without_escapes("cut\x1b[31"), "cut");
+    }
+}
