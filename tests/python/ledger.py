@@ -125,16 +125,15 @@ def to_row(record: dict[str, Any]) -> Row:
 
 
 def _read_log(log: bytes) -> Iterator[Row]:
-    """Whole frames from the start of a commit log; a torn last one is where it ends."""
+    """Whole frames from the start of a commit log; a torn last one is where it ends.
+
+    When the power goes, what was not synced may be there in part, as zeros, or not at all. Whatever
+    is no frame is therefore the end, but no frame may stand behind it.
+    """
     names: dict[int, str] = {}
     writers: list[dict[str, Any]] = []
-    while len(log) >= 12:
-        magic, length, crc = struct.unpack_from("<4sII", log)
-        assert magic == b"EXPW", "no frame begins here"
-        payload, log = log[12 : 12 + length], log[12 + length :]
-        if len(payload) < length:
-            return
-        assert crc32c(struct.pack("<I", length) + payload) == crc, "checksum"
+    while (payload := _whole_frame(log)) is not None:
+        log = log[12 + len(payload) :]
         kind, body = payload[0], payload[1:]
         if kind == 1:
             writers = json.loads(body)["writers"]
@@ -144,6 +143,18 @@ def _read_log(log: bytes) -> Iterator[Row]:
         else:
             assert kind == 3, f"frame of kind {kind}"
             yield from _read_batch(body, names, writers)
+    later = [found.start() for found in re.finditer(b"EXPW", log) if found.start()]
+    assert all(_whole_frame(log[at:]) is None for at in later), "damage in front of a frame"
+
+
+def _whole_frame(log: bytes) -> bytes | None:
+    """The payload of the frame that begins here, if one does and all of it is there."""
+    if len(log) < 12:
+        return None
+    magic, length, crc = struct.unpack_from("<4sII", log)
+    payload = log[12 : 12 + length]
+    whole = magic == b"EXPW" and 0 < length == len(payload)
+    return payload if whole and crc32c(struct.pack("<I", length) + payload) == crc else None
 
 
 def _read_batch(
