@@ -47,6 +47,11 @@ test-dashboard: (setup "demo,test")
 fuzz target="all" seconds="60":
     @scripts/fuzz.sh {{ target }} {{ seconds }}
 
+# Known bugs put back one at a time: each must turn its tests red
+[group('check')]
+mutations *names:
+    @scripts/mutations.sh {{ names }}
+
 # Format all three languages in place
 [group('change')]
 fmt: (setup "demo,test")

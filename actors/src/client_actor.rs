@@ -15,7 +15,7 @@ use expman_model::{EventBody, FlushReport, FlushScope, RankOutcomeState, Version
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot};
 
-use self::answers::{Caller, Pending, reply, reply_after};
+use self::answers::{Answered, Caller, Pending, reply, reply_after};
 use crate::barrier::{BarrierBook, Closed, Standing, Waiter};
 use crate::commit::Command;
 use crate::link::carrier::FrameSender;
@@ -275,18 +275,14 @@ impl ClientState {
     }
 
     /// A caller whose version is still owed by somebody.
-    fn owed(&mut self, version: Version, caller: Caller) -> Option<(Waiter<Pending>, FlushReport)> {
+    fn owed(&mut self, version: Version, caller: Caller) -> Option<Answered> {
         let now = self.now_us();
         self.book
             .expire(version, |p| p.caller == caller, self.rows, now)
     }
 
     /// A caller whose rows are durable and not published at its deadline: not all that it asked for was done.
-    fn unpublished(
-        &mut self,
-        version: Version,
-        caller: Caller,
-    ) -> Option<(Waiter<Pending>, FlushReport)> {
+    fn unpublished(&mut self, version: Version, caller: Caller) -> Option<Answered> {
         let closed = self.publishing.get_mut(&version)?;
         let at = closed.waiters.iter().position(|w| w.to.caller == caller)?;
         let waiter = closed.waiters.remove(at);
@@ -423,10 +419,15 @@ mod tests {
     }
 
     async fn next(reader: &mut FrameReader) -> Frame {
+        let silence = tokio::time::sleep(Duration::from_secs(60));
+        tokio::pin!(silence);
         loop {
-            match reader.next().await.unwrap().unwrap() {
-                Frame::Ping => {}
-                frame => return frame,
+            tokio::select! {
+                frame = reader.next() => match frame.unwrap().unwrap() {
+                    Frame::Ping => {}
+                    frame => return frame,
+                },
+                () = &mut silence => panic!("nothing is said any more"),
             }
         }
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use expman_model::limits::{BATCH_BYTES, HEALTH_EVERY, SPOOL_BYTES};
-use expman_model::{FlushReport, Health, RunStatus, Version, WriterId};
+use expman_model::{FlushReport, Health, RunId, RunStatus, Version, WriterId};
 use expman_storage::RunDir;
 use expman_storage::spool::{SPOOL_FORMAT, Spool, SpoolHeader};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -109,6 +109,8 @@ pub(crate) struct ForwardState {
     told: Option<(Health, Instant)>,
     /// When the next [`ForwardMsg::SpoolDue`] comes, if one is on its way.
     spool_look: Option<Instant>,
+    /// The run that the owners so far wrote.
+    run_id: Option<RunId>,
 }
 
 impl Actor for ForwardActor {
@@ -135,6 +137,7 @@ impl Actor for ForwardActor {
             stats: ForwardStats::default(),
             told: None,
             spool_look: None,
+            run_id: None,
         })
     }
 
@@ -171,6 +174,15 @@ impl Actor for ForwardActor {
 
 impl ForwardState {
     fn link_up(&mut self, welcome: &Welcome, to: FrameSender) {
+        let former = self.run_id.replace(welcome.run_id);
+        if former.is_some_and(|former| former != welcome.run_id) {
+            let what = format!(
+                "{} was removed or renamed while the run went on: a new run begins there, \
+                 and what was stored before is not in it",
+                self.args.dir.root().display()
+            );
+            self.trouble(Source::Folder, what);
+        }
         self.outbox.relink(welcome.durable_seq);
         let (dir, hello) = (&self.args.dir, &self.args.hello);
         self.outbox.set_spool(|| {

@@ -288,7 +288,9 @@ impl CoreRun {
                     .collect();
                 ConfigError::new_err(format!("status={status:?} is none of {}", known.join(", ")))
             })?;
-        detach(py, || self.run.close_blocking(status, seconds(timeout))).map_err(|e| to_py(&e))
+        let closed = detach(py, || self.run.close_blocking(status, seconds(timeout)));
+        self.tell_trouble(py)?;
+        closed.map_err(|e| to_py(&e))
     }
 
     fn handle(&self) -> String {
@@ -357,10 +359,15 @@ impl CoreRun {
         self.on_refused.call1(py, (name, reason)).map(drop)
     }
 
-    fn accepted(&self, py: Python<'_>, name: &str, pushed: Result<u64, Refusal>) -> PyResult<()> {
+    fn tell_trouble(&self, py: Python<'_>) -> PyResult<()> {
         for text in self.run.notices() {
             self.on_trouble.call1(py, (text,))?;
         }
+        Ok(())
+    }
+
+    fn accepted(&self, py: Python<'_>, name: &str, pushed: Result<u64, Refusal>) -> PyResult<()> {
+        self.tell_trouble(py)?;
         let reason = match pushed {
             Ok(_) => return Ok(()),
             Err(Refusal::Full) => "queue full",

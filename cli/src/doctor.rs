@@ -16,7 +16,8 @@ use crate::{json as exact, life};
 /// Look runs over, and mend what can be mended
 ///
 /// Every file of every run is read: records, metrics, commit logs, events, saved files. Without --fix nothing is
-/// changed. With it, runs whose owner died are closed with all their rows, what can be made again from other files
+/// changed. With it, runs whose owner died are closed with all their rows and what their ranks' spools hold (see
+/// `expman recover`), what can be made again from other files
 /// is made again, and what is replaced is kept beside it as *.corrupt. Doing it twice changes nothing more.
 /// A run that a living process may still write is left alone.
 ///
@@ -49,7 +50,10 @@ impl Args {
         let ward = self.ward()?;
         let tools = Tools {
             life: &life::of,
-            close: &|dir| doctor::close(dir).map_err(|e| e.to_string()),
+            close: &|dir| {
+                let done = expman_actors::recover(dir.root());
+                done.map(drop).map_err(|e| e.to_string())
+            },
         };
         let mut findings = Vec::new();
         for folder in &ward.experiments {

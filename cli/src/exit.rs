@@ -38,6 +38,15 @@ impl Refusal {
         }
     }
 
+    /// It can't be done as things are.
+    pub fn failed(what: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Failed,
+            what: what.into(),
+            hint: None,
+        }
+    }
+
     /// What was asked for is not there.
     pub fn not_found(what: impl Into<String>) -> Self {
         Self {

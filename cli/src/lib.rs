@@ -22,6 +22,7 @@ mod list;
 mod locate;
 mod logs;
 mod owner;
+mod recover;
 mod serve;
 mod table;
 
@@ -63,6 +64,7 @@ enum Command {
     Export(export::Args),
     Clean(clean::Args),
     Doctor(doctor::Args),
+    Recover(recover::Args),
     Owner(owner::Args),
 }
 
@@ -86,6 +88,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Export(args) => args.run(&mut console),
         Command::Clean(args) => args.run(&mut console),
         Command::Doctor(args) => args.run(&mut console),
+        Command::Recover(args) => args.run(&mut console),
         Command::Owner(_) => owner::Args::run(&mut console),
     };
     let done = done.and_then(|exit| console.flush().map(|()| exit));

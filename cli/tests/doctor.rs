@@ -6,24 +6,8 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
 
 use support::Base;
-
-/// Makes a run as old as one whose host can not be asked has to be.
-fn age(run: &Path) {
-    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
-    for folder in [run.to_owned(), run.join(".expman")] {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                let file = fs::File::options().append(true).open(path).unwrap();
-                file.set_modified(hour_ago).unwrap();
-            }
-        }
-    }
-}
 
 #[test]
 fn a_folder_in_good_order_gives_nothing() {
@@ -52,7 +36,7 @@ fn a_folder_in_good_order_gives_nothing() {
 #[test]
 fn damage_is_told_of_mended_once_and_then_gone() {
     let base = Base::new();
-    age(&base.add_live("killed").crash());
+    base.add_live_of_the_dead("killed").crash();
     let broken = base.add_finished("broken");
     fs::write(broken.join("run.yaml"), "status: [unclosed").unwrap();
     let lost = base.add_finished("lost");

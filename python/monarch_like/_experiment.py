@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import _lifecycle
+from . import _lifecycle, _summary
 from ._artifacts import Copies, PathLike, target_name
 from ._core import ArtifactError, ConfigError, CoreRun, ExpmanError, FlushError
 from ._options import core_options
@@ -116,7 +116,8 @@ class Experiment:
     # --- joining -----------------------------------------------------------------------------
 
     def _new_core(self) -> CoreRun:
-        # By weak references: a core that held its experiment would never be freed, with all its descriptors.
+        # By weak references: a core that held its experiment would never be freed, nor its
+        # descriptors.
         refused, trouble = weakref.WeakMethod(self._refused), weakref.WeakMethod(self._trouble)
 
         def on_refused(name: str, reason: str) -> None:
@@ -348,7 +349,10 @@ class Experiment:
         if os.environ.get(_HANDLE) == core.handle() and _is_own_handle():
             del os.environ[_HANDLE], os.environ[_HANDLE_PID]
         _flush_stdio()
-        self._sealed = core.close(status, max(deadline - time.monotonic(), 0.0))
+        try:
+            self._sealed = core.close(status, max(deadline - time.monotonic(), 0.0))
+        finally:
+            _summary.tell(core.stats(), core.rank, core.run_dir)
         if left:
             raise FlushError(f"{left} artifacts were not copied within {timeout} s")
         return self._sealed

@@ -64,7 +64,7 @@ def _install() -> None:
 
 
 def _at_exit() -> None:
-    status, message, trace = _uncaught or ("finished", "", "")
+    status, message, trace = _uncaught or _unhooked() or ("finished", "", "")
     if status == "failed":
         for experiment in list(_open):
             experiment._fail(message, trace)
@@ -92,6 +92,14 @@ def _chain_excepthook() -> None:
         before(kind, value, trace)
 
     sys.excepthook = hook
+
+
+def _unhooked() -> tuple[str, str, str] | None:
+    """An interrupt that ends the program though a second one kept the hook from hearing of it."""
+    last = getattr(sys, "last_value", None)
+    if isinstance(last, KeyboardInterrupt) and not hasattr(sys, "ps1"):
+        return "interrupted", "KeyboardInterrupt", ""
+    return None
 
 
 def describe(

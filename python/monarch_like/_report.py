@@ -53,7 +53,9 @@ class FlushReport:
 
     def __str__(self) -> str:
         missing = [f"rank {r} {o.state}" for r, o in self.ranks.items() if o.state != "durable"]
-        state = "complete" if self.complete else f"INCOMPLETE ({', '.join(missing) or 'not published'})"
+        state = (
+            "complete" if self.complete else f"INCOMPLETE ({', '.join(missing) or 'not published'})"
+        )
         return (
             f"flush {self.version}: {state}, {len(self.ranks)} ranks, "
             f"{self.rows} rows durable, {self.elapsed * 1e3:.1f} ms"

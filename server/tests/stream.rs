@@ -262,10 +262,8 @@ async fn a_cut_stream_goes_on_behind_its_last_event_over_seals_and_the_end_of_th
     assert_eq!(all, (0..next + 3).collect::<Vec<_>>());
     drop(events);
     let mut again = server.open(&key, "?topics=metrics,state", Some(&id)).await;
-    assert_eq!(
-        again.next(&["state"]).await.unwrap().data["status"],
-        "finished"
-    );
+    // The server may have looked last before the run ended; then it tells of the end within a second.
+    while again.next(&["state"]).await.unwrap().data["status"] != "finished" {}
 }
 
 #[tokio::test]

@@ -102,6 +102,30 @@ fn synced_rows_survive_a_crash_and_repeats_are_dropped() {
 }
 
 #[test]
+fn a_step_that_is_logged_again_is_another_row() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = dir(tmp.path());
+    let (_lock, mut w) = open(&dir);
+    let at = w.register(rank(0), "h", 1).index;
+    for seq in 1..=6 {
+        let body = RecordBody::Metrics {
+            step: Some([5, 5, 4, -1, 5, i64::MIN][usize::try_from(seq).unwrap() - 1]),
+            points: vec![Point::new("loss", Value::Float(0.5))],
+        };
+        let mut bytes = Vec::new();
+        Record {
+            seq,
+            timestamp_us: 1,
+            body,
+        }
+        .encode(&mut bytes);
+        w.append(at, &bytes).unwrap();
+        w.sync().unwrap();
+    }
+    assert_eq!(losses(&dir), upto(6));
+}
+
+#[test]
 fn a_log_cut_anywhere_recovers_a_prefix() {
     let tmp = tempfile::tempdir().unwrap();
     let first = dir(tmp.path());

@@ -21,7 +21,11 @@ from .victims import Zygote
 MARKERS = (
     "row(number): which rows of the fault matrix a test shows",
     "slice: a short case, which `just test` runs as well",
+    "long: takes many minutes",
 )
+
+TIMEOUT_SECS = 120
+"""Of a test that says nothing else."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,6 +41,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"chaos: --seed {config.getoption('--seed')}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that takes too long fails like any other, so that its processes are ended, too."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            given = item.get_closest_marker("timeout")
+            seconds = given.args[0] if given is not None else TIMEOUT_SECS
+            item.add_marker(pytest.mark.timeout(seconds, method="signal"), append=False)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -80,8 +80,9 @@ class RawLink:
         self.socket.settimeout(30)
         self.socket.connect(owner["address"])
         if self.protocol >= 2 and preamble:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [ring]))]
-            self.socket.sendmsg([PREAMBLE], rights if ring is not None else [])
+            rings = array.array("i", [] if ring is None else [ring])
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rings)] if rings else []
+            self.socket.sendmsg([PREAMBLE], rights)
 
     def __enter__(self) -> RawLink:
         return self

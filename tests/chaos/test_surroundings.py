@@ -182,7 +182,7 @@ for step in range(100, 2000):
     exp.log_metrics({"x": step * 0.5}, step=step)
     worst = max(worst, time.perf_counter() - start)
 start = time.perf_counter()
-report = exp.flush(timeout=5, publish=True).wait()
+report = exp.flush(timeout=2, publish=True).wait()
 print("flushed", report.complete, time.perf_counter() - start, worst, flush=True)
 sys.stdin.readline()
 exp.close()
@@ -208,7 +208,7 @@ def test_rights_taken_from_a_user_s_run_stop_no_commit_and_given_back_close_it(
         program.stdin.write("\n")
         program.stdin.flush()
         word, complete, took, worst = program.stdout.readline().split()
-        assert (word, float(took) < 6.0, float(worst) < 1.0) == ("flushed", True, True)
+        assert (word, float(took) < 3.0, float(worst) < 1.0) == ("flushed", True, True)
         del complete  # durable, but perhaps not published
         steps = {row.step for row in read_rows(run_dir)}
         assert steps == set(range(2000)), "commits need no new file"
@@ -376,7 +376,7 @@ def test_a_clock_that_jumps_by_days_changes_time_stamps_and_nothing_else(
     tmp_path: Path, exps: Path, expman: list[str]
 ) -> None:
     clock = Clock(tmp_path)
-    jumps = [0, DAY, -DAY, 0, -2 * DAY]
+    jumps = [0, DAY, -DAY, -2 * DAY]
     with Zygote(tmp_path, **clock.env) as zygote:
         ranks = [
             puppet(
@@ -395,7 +395,7 @@ def test_a_clock_that_jumps_by_days_changes_time_stamps_and_nothing_else(
                 assert ranks[1].flush(timeout=10)["complete"]
             # Waits of the owner and of the ranks, begun before the next jump.
             ranks[0].start("flush(timeout=10, publish=True)")
-            time.sleep(0.7)
+            time.sleep(0.4)
             assert ranks[0].answer()["complete"]
         with within(5.0, "closing"):
             for rank in ranks:
@@ -406,8 +406,8 @@ def test_a_clock_that_jumps_by_days_changes_time_stamps_and_nothing_else(
     rows = read_rows(run_dir)
     for n in range(2):
         mine = rows_of(rows, n)
-        assert [row.seq for row in mine] == list(range(1, 2001)), "in order of their numbers"
-        assert [row.step for row in mine] == list(range(2000))
+        assert [row.seq for row in mine] == list(range(1, 1601)), "in order of their numbers"
+        assert [row.step for row in mine] == list(range(1600))
     assert not events(run_dir, "rank_lost"), "a lease is not counted by the wall clock"
     found = record(run_dir)
     assert found["status"] == "finished"

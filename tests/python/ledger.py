@@ -250,15 +250,14 @@ CONSOLE_LINE = re.compile(
 def read_console(path: Path) -> list[tuple[int, str, bytes]]:
     """(rank, stream, line) of console.log, chunks of long lines joined."""
     lines: list[tuple[int, str, bytes]] = []
-    open_lines: dict[tuple[int, str], bytes] = {}
+    open_lines: dict[tuple[int, str], list[bytes]] = {}
     for record in re.split(rb"\n(?!\t)", path.read_bytes())[:-1]:
         head = CONSOLE_LINE.match(record)
         assert head, f"no record: {record[:80]!r}"
         rank, stream = int(head[2]), head[3].decode()
-        text = open_lines.pop((rank, stream), b"") + record[head.end() :].replace(b"\n\t", b"\n")
-        if head[5]:
-            open_lines[rank, stream] = text
-        else:
-            lines.append((rank, stream, text))
+        pieces = open_lines.setdefault((rank, stream), [])
+        pieces.append(record[head.end() :].replace(b"\n\t", b"\n"))
+        if not head[5]:
+            lines.append((rank, stream, b"".join(open_lines.pop((rank, stream)))))
     assert not open_lines
     return lines

@@ -17,6 +17,8 @@ pub(crate) enum Source {
     Owner,
     /// The owner does not take a batch.
     Refused,
+    /// The run's folder is gone.
+    Folder,
 }
 
 /// See the module. Looking costs one load.

@@ -16,6 +16,7 @@ use expman_model::record::RecordBody;
 use expman_model::{
     Incarnation, Param, Point, Record, RunMeta, RunStatus, Value, WriterId, meta::RankState,
 };
+use expman_storage::spool::{SPOOL_FORMAT, Spool, SpoolHeader};
 use expman_storage::{OwnerLock, RunDir, RunWriter};
 
 /// A folder of experiments.
@@ -54,7 +55,19 @@ impl Base {
 
     /// A run of two ranks with three steps each, still owned by this process.
     pub fn add_live(&self, name: &str) -> Live {
-        Live::start(&self.join("exp").join(name))
+        Live::start(&self.join("exp").join(name), "host\u{1b}[31m", [100, 101])
+    }
+
+    /// The same run, whose ranks were processes of this host and have ended.
+    pub fn add_live_of_the_dead(&self, name: &str) -> Live {
+        let host = rustix::system::uname();
+        let host = host.nodename().to_str().unwrap();
+        let pids = [0, 1].map(|_| {
+            let mut child = Command::new("true").spawn().unwrap();
+            child.wait().unwrap();
+            child.id()
+        });
+        Live::start(&self.join("exp").join(name), host, pids)
     }
 
     /// The same run, finished.
@@ -119,10 +132,13 @@ pub struct Live {
     writer: RunWriter,
     lock: OwnerLock,
     ranks: [u32; 2],
+    ids: [WriterId; 2],
+    host: String,
+    pids: [u32; 2],
 }
 
 impl Live {
-    fn start(path: &Path) -> Self {
+    fn start(path: &Path, host: &str, pids: [u32; 2]) -> Self {
         let dir = RunDir::at(path);
         let lock = OwnerLock::take(&dir).unwrap();
         let seed = RunMeta {
@@ -131,18 +147,19 @@ impl Live {
             ..RunMeta::default()
         };
         let (mut writer, _) = RunWriter::open(&lock, &dir, seed).unwrap();
-        let ranks = [0, 1].map(|rank| {
-            let id = WriterId {
-                rank,
-                incarnation: Incarnation::generate(),
-            };
-            writer.register(id, "host\u{1b}[31m", 100 + rank).index
+        let ids = [0, 1].map(|rank| WriterId {
+            rank,
+            incarnation: Incarnation::generate(),
         });
+        let ranks = [0, 1].map(|n| writer.register(ids[n], host, pids[n]).index);
         let mut live = Self {
             path: path.to_owned(),
             writer,
             lock,
             ranks,
+            ids,
+            host: host.to_owned(),
+            pids,
         };
         let params = Param::Map(vec![(
             "opt".into(),
@@ -180,15 +197,28 @@ impl Live {
         live
     }
 
+    /// Puts records of a rank, each a point, into its spool.
+    pub fn spool(&self, rank: usize, seqs: std::ops::RangeInclusive<u64>) {
+        let header = SpoolHeader {
+            format: SPOOL_FORMAT,
+            id: self.ids[rank],
+            host: self.host.clone(),
+            pid: self.pids[rank],
+            launch_key: String::new(),
+        };
+        let mut spool = Spool::new(RunDir::at(&self.path), header, 1 << 20);
+        let points = vec![Point::new("late", Value::Int(1))];
+        let body = RecordBody::Metrics { step: None, points };
+        let bytes: Vec<u8> = seqs
+            .clone()
+            .flat_map(|seq| encoded(seq, body.clone()))
+            .collect();
+        spool.append(*seqs.start(), *seqs.end(), &bytes).unwrap();
+    }
+
     /// Stores one record.
     pub fn log(&mut self, rank: usize, seq: u64, body: RecordBody) {
-        let mut bytes = Vec::new();
-        Record {
-            seq,
-            timestamp_us: 1_767_225_600_000_000 + seq.cast_signed(),
-            body,
-        }
-        .encode(&mut bytes);
+        let bytes = encoded(seq, body);
         self.writer.append(self.ranks[rank], &bytes).unwrap();
         self.writer.sync().unwrap();
     }
@@ -216,4 +246,15 @@ impl Live {
     pub fn log_file(&self) -> PathBuf {
         RunDir::at(&self.path).wals().unwrap().pop().unwrap().path
     }
+}
+
+fn encoded(seq: u64, body: RecordBody) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Record {
+        seq,
+        timestamp_us: 1_767_225_600_000_000 + seq.cast_signed(),
+        body,
+    }
+    .encode(&mut bytes);
+    bytes
 }

@@ -36,10 +36,10 @@ const BEAT_EVERY: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// A browser that lost the connection waits this long.
 const RETRY: Duration = Duration::from_secs(1);
-/// Rows of one event; what is more comes in the next one.
-const FRAME_ROWS: usize = 1 << 15;
+/// Rows of one event; what is more comes in the next one. A client that does not read holds three of them.
+const FRAME_ROWS: usize = 1 << 12;
 /// Bytes of text of one event.
-const FRAME_BYTES: usize = 1 << 20;
+const FRAME_BYTES: usize = 1 << 17;
 
 /// What to stream, and from where.
 #[derive(Debug, Deserialize)]

@@ -27,7 +27,7 @@ impl Look<'_> {
             dir.console_log(),
             dir.events(),
         ];
-        let folders = [dir.artifacts(), dir.hidden(), dir.hidden().join("spool")];
+        let folders = [dir.artifacts(), dir.hidden(), dir.spool()];
         let hidden = names(&dir.hidden()).unwrap_or_default();
         let hidden = hidden.into_iter().map(|(_, path)| path);
         let hidden: Vec<_> = hidden.filter(|path| !folders.contains(path)).collect();
@@ -53,7 +53,7 @@ impl Look<'_> {
     }
 
     pub(super) fn spool(&mut self) {
-        for (_, path) in names(&self.dir.hidden().join("spool")).unwrap_or_default() {
+        for (_, path) in names(&self.dir.spool()).unwrap_or_default() {
             if path.extension().is_none_or(|e| e != "spool") {
                 continue;
             }
@@ -120,7 +120,8 @@ impl Look<'_> {
     }
 
     pub(super) fn copies(&mut self) {
-        let folders = [self.dir.root().to_owned(), self.dir.hidden()];
+        let dir = self.dir;
+        let folders = [dir.root().to_owned(), dir.hidden(), dir.spool()];
         let files = folders.iter().flat_map(|f| names(f).unwrap_or_default());
         let copies = files.filter(|(_, path)| path.extension().is_some_and(|e| e == "corrupt"));
         for (_, path) in copies.take(NAMED_MAX) {

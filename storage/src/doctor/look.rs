@@ -15,6 +15,7 @@ use crate::error::StorageError;
 use crate::layout::RunDir;
 use crate::reader::{Filter, segment_chain, snapshot};
 use crate::run_writer::WAL_FORMAT;
+use crate::spool::{self, SpoolHeader, SpoolReader};
 use crate::wal::{Frame, WalReader};
 use crate::{events, legacy, segment, yaml};
 
@@ -161,7 +162,10 @@ impl<'a> Look<'a> {
                 Life::Elsewhere => written.elapsed().is_ok_and(|age| age < ELSEWHERE_FRESH),
             };
             if lives {
-                live.push(format!("rank {rank} (process {pid} on {host})"));
+                let who = format!("rank {rank} (process {pid} on {host})");
+                if !live.contains(&who) {
+                    live.push(who);
+                }
             }
         }
         if !live.is_empty() {
@@ -182,6 +186,12 @@ impl<'a> Look<'a> {
         {
             if process.state == RankState::Live {
                 open.push((*rank, process.host.clone(), process.pid));
+            }
+        }
+        for file in spool::files(self.dir).unwrap_or_default() {
+            if let Ok(reader) = SpoolReader::open(&file.path) {
+                let SpoolHeader { id, host, pid, .. } = reader.header();
+                open.push((id.rank, host.clone(), *pid));
             }
         }
         let last = self.dir.wals().unwrap_or_default().pop();

@@ -5,16 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use expman_model::time::{parse_rfc3339, rfc3339_us};
-use expman_model::{Param, RunMeta, RunStatus};
+use expman_model::{Param, RunMeta, RunStatus, WriterId};
 
 use super::census::Census;
 use super::{Code, Finding, Severity, Tools, record};
 use crate::catalog::{ExperimentMeta, RunEntry};
-use crate::error::{At, Result};
+use crate::error::{At, Result, StorageError};
 use crate::layout::RunDir;
 use crate::lock::OwnerLock;
 use crate::rows::Rows;
 use crate::sealer::remove;
+use crate::spool::SpoolReader;
 use crate::wal::WalReader;
 use crate::{durable, events, segment, yaml};
 
@@ -78,11 +79,23 @@ fn file(run: &RunEntry, found: &Finding) -> Result<()> {
             }
             Ok(())
         }
+        Code::Spool => match SpoolReader::open(&found.path) {
+            Ok(reader) if is_named(&found.path, reader.header().id) => Ok(()),
+            // Nobody would ever bring it in.
+            Ok(_) | Err(StorageError::Damaged { .. }) => set_aside(&found.path),
+            Err(e) => Err(e),
+        },
         Code::Events => mend_events(&dir.events()),
         Code::Temporary => remove(&found.path),
         Code::Counts => recount(dir),
         _ => Ok(()),
     }
+}
+
+/// Whether a spool file is called as its header says.
+fn is_named(path: &Path, id: WriterId) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(&format!("r{}-{}.", id.rank, id.incarnation))
 }
 
 /// Keeps a damaged file under another name, if it is there.

@@ -1,8 +1,10 @@
-//! ARCHITECTURE.md tells the truth.
+//! ARCHITECTURE.md and docs/guarantees.md tell the truth.
 
 use crate::tree;
 
 const DOCUMENT: &str = "ARCHITECTURE.md";
+/// What users are promised.
+const PROMISES: &str = "docs/guarantees.md";
 
 /// Rows of the table in the section with this heading, each split into its cells.
 fn table(text: &str, heading: &str) -> Vec<Vec<String>> {
@@ -23,18 +25,11 @@ fn quoted(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
 }
 
-#[test]
-fn every_invariant_names_a_test_that_exists() {
-    let text = tree::read(DOCUMENT);
-    let rows = table(&text, "Invariants");
-    assert!(
-        rows.len() >= 10,
-        "only {} invariants in {DOCUMENT}",
-        rows.len()
-    );
+/// What is wrong with the tests that the last cells of these rows name.
+fn missing_tests(rows: &[Vec<String>]) -> Vec<String> {
     let sources = tree::files(&[".rs", ".py", ".mjs", ".ts"]);
     let mut missing = Vec::new();
-    for row in &rows {
+    for row in rows {
         let tests = quoted(row.last().map_or("", |cell| cell));
         if tests.is_empty() {
             missing.push(format!("{:?} names no test", row[0]));
@@ -45,6 +40,7 @@ fn every_invariant_names_a_test_that_exists() {
                 format!("def {test}("),
                 format!("test(\"{test}\""),
                 format!("test('{test}'"),
+                format!("    {test}: \""),
             ];
             let exists = sources
                 .iter()
@@ -54,6 +50,32 @@ fn every_invariant_names_a_test_that_exists() {
             }
         }
     }
+    missing
+}
+
+#[test]
+fn every_invariant_names_a_test_that_exists() {
+    let rows = table(&tree::read(DOCUMENT), "Invariants");
+    assert!(
+        rows.len() >= 10,
+        "only {} invariants in {DOCUMENT}",
+        rows.len()
+    );
+    let missing = missing_tests(&rows);
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn every_promise_names_a_test_that_exists() {
+    let text = tree::read(PROMISES);
+    let headings = text.lines().filter_map(|line| line.strip_prefix("## "));
+    let rows: Vec<_> = headings.flat_map(|heading| table(&text, heading)).collect();
+    assert!(
+        rows.len() >= 25,
+        "only {} promises in {PROMISES}",
+        rows.len()
+    );
+    let missing = missing_tests(&rows);
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
