@@ -28,6 +28,9 @@ use crate::outbox::{Outbox, OutboxStats};
 use crate::reply::{answer, cast};
 use crate::ring::Ring;
 
+/// What stands in front of a trouble that the owner told of, and of its end.
+const OWNER_TROUBLE: &str = "the run's owner can't write";
+
 /// What the actor is told.
 #[derive(Debug)]
 pub(crate) enum ForwardMsg {
@@ -250,13 +253,15 @@ impl ForwardState {
             }
             Frame::Trouble(what) if what.is_empty() => {
                 tracing::info!("the run's owner writes again");
+                let is_over = |last: &String| last.starts_with(OWNER_TROUBLE);
+                if self.stats.last_error.as_ref().is_some_and(is_over) {
+                    self.stats.last_error = None;
+                }
             }
             Frame::Trouble(what) => {
-                tracing::warn!("the run's owner can't write: {what}");
-                self.trouble(
-                    Source::Owner,
-                    format!("the run's owner can't write: {what}"),
-                );
+                let what = format!("{OWNER_TROUBLE}: {what}");
+                tracing::warn!("{what}");
+                self.trouble(Source::Owner, what);
             }
             Frame::Ping => {}
             other => tracing::warn!("unexpected {other:?}"),

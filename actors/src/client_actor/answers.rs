@@ -27,6 +27,9 @@ pub(crate) struct Pending {
     pub(super) request: FlushRequest,
 }
 
+/// A caller and what it is told.
+pub(super) type Answered = (Waiter<Pending>, FlushReport);
+
 impl PartialEq for Pending {
     fn eq(&self, other: &Self) -> bool {
         self.caller == other.caller
@@ -34,11 +37,7 @@ impl PartialEq for Pending {
 }
 
 /// Who is answered finds the end of the version in the run's files.
-pub(super) fn reply_after(
-    told: oneshot::Receiver<()>,
-    answers: Vec<(Waiter<Pending>, FlushReport)>,
-    now_us: u64,
-) {
+pub(super) fn reply_after(told: oneshot::Receiver<()>, answers: Vec<Answered>, now_us: u64) {
     tokio::spawn(async move {
         // A disk that takes its time holds nobody's answer back.
         if tokio::time::timeout(TOLD_WITHIN, told).await.is_err() {

@@ -15,8 +15,8 @@ use crate::durable;
 use crate::error::{At, Result, StorageError};
 use crate::rows::{Row, Rows};
 
-/// A frame that claims more is looked for in the file before there is memory for it.
-const LOOK_BYTES: usize = 1 << 20;
+/// A frame of up to so many bytes is read without asking first whether it is all there.
+const UNSEEN_BYTES_MAX: usize = 64 << 10;
 
 /// Turns payloads back into frames; remembers the names that the log told.
 #[derive(Debug, Default)]
@@ -197,15 +197,17 @@ impl WalReader {
         if word(0) != MAGIC || length > PAYLOAD_BYTES_MAX {
             return Ok(Err(Next::Bad("no frame begins here".to_owned())));
         }
-        let begin = self.offset + HEADER_BYTES as u64;
-        if length > LOOK_BYTES {
-            // What the file can't hold is not allocated either: a tail asks again and again.
-            let size = self.file.metadata().at("stat", &self.path)?.len();
-            if begin + length as u64 > size {
-                return Ok(Err(Next::End));
-            }
+        // A torn frame may claim much, and is looked at again and again: nothing is made ready for what is not there.
+        let end = self.offset + (HEADER_BYTES + length) as u64;
+        if length > UNSEEN_BYTES_MAX && self.file.metadata().at("stat", &self.path)?.len() < end {
+            return Ok(Err(Next::End));
         }
-        let payload = durable::read_at(&self.file, &self.path, begin, length)?;
+        let payload = durable::read_at(
+            &self.file,
+            &self.path,
+            self.offset + HEADER_BYTES as u64,
+            length,
+        )?;
         if payload.len() < length {
             return Ok(Err(Next::End));
         }
