@@ -4,6 +4,8 @@
 //! Sends barriers to every process that owes one, answers to every caller, and the outcome to the commit thread.
 //! Promises that every request is answered once: when nobody owes any more, or at its deadline.
 
+mod answers;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
@@ -13,10 +15,11 @@ use expman_model::{EventBody, FlushReport, FlushScope, RankOutcomeState, Version
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot};
 
+use self::answers::{Caller, Pending, reply, reply_after};
 use crate::barrier::{BarrierBook, Closed, Standing, Waiter};
 use crate::commit::Command;
 use crate::link::carrier::FrameSender;
-use crate::link::frame::{FlushDone, FlushRequest, Frame};
+use crate::link::frame::{FlushRequest, Frame};
 use crate::reply::cast;
 
 /// Requests that may wait at once; a process asks again for what it is not answered.
@@ -69,29 +72,8 @@ pub(crate) enum ClientMsg {
     Published { version: Version, done: bool },
 }
 
-/// Identifies a request in the run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Caller {
-    writer: WriterId,
-    id: u64,
-}
-
-/// A request and the way back to it.
-#[derive(Debug, Clone)]
-pub(crate) struct Pending {
-    caller: Caller,
-    link: FrameSender,
-    request: FlushRequest,
-}
-
 /// A caller and what it is told.
 type Answered = (Waiter<Pending>, FlushReport);
-
-impl PartialEq for Pending {
-    fn eq(&self, other: &Self) -> bool {
-        self.caller == other.caller
-    }
-}
 
 /// See the module.
 pub(crate) struct ClientActor;
@@ -290,8 +272,8 @@ impl ClientState {
         let expired = self.owed(version, caller);
         if let Some((waiter, report)) = expired.or_else(|| self.unpublished(version, caller)) {
             self.waiting = self.waiting.saturating_sub(1);
-            self.closed(&report, waiter.to.request.tag.clone()).await;
-            reply(&waiter, report, self.now_us());
+            let told = self.closed(&report, waiter.to.request.tag.clone()).await;
+            reply_after(told, vec![(waiter, report)], self.now_us());
         }
     }
 
@@ -347,17 +329,19 @@ impl ClientState {
         let now = self.now_us();
         self.waiting = self.waiting.saturating_sub(closed.waiters.len());
         let tag = closed.waiters.iter().find_map(|w| w.to.request.tag.clone());
-        self.closed(&closed.report, tag).await;
-        for waiter in closed.waiters {
+        let told = self.closed(&closed.report, tag).await;
+        let answers = closed.waiters.into_iter().map(|waiter| {
             let report = FlushReport {
                 complete: closed.report.complete && (published || !waiter.to.request.publish),
                 ..closed.report.clone()
             };
-            reply(&waiter, report, now);
-        }
+            (waiter, report)
+        });
+        reply_after(told, answers.collect(), now);
     }
 
-    async fn closed(&self, report: &FlushReport, tag: Option<String>) {
+    /// Has the end of a version written down.
+    async fn closed(&self, report: &FlushReport, tag: Option<String>) -> oneshot::Receiver<()> {
         let missing = report
             .ranks
             .iter()
@@ -372,7 +356,9 @@ impl ClientState {
             missing,
             tag,
         };
-        self.tell(Command::Flushed(flush)).await;
+        let (done, told) = oneshot::channel();
+        self.tell(Command::Flushed(flush, done)).await;
+        told
     }
 
     async fn tell(&self, command: Command) {
@@ -380,22 +366,6 @@ impl ClientState {
             tracing::warn!("the commit thread is gone");
         }
     }
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "microseconds of a flush are far below 2^53"
-)]
-fn reply(waiter: &Waiter<Pending>, report: FlushReport, now_us: u64) {
-    let elapsed_secs = now_us.saturating_sub(waiter.asked_us) as f64 / 1e6;
-    let done = FlushDone {
-        id: waiter.to.request.id,
-        report: FlushReport {
-            elapsed_secs,
-            ..report
-        },
-    };
-    waiter.to.link.tell(Frame::FlushDone(done));
 }
 
 #[cfg(test)]

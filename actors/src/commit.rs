@@ -59,8 +59,8 @@ pub(crate) enum Command {
     Seen { writer: u32, at_us: i64 },
     /// A line for `events.jsonl`.
     Event(EventBody),
-    /// A barrier closed.
-    Flushed(LastFlush),
+    /// A barrier closed; answered when that is written, or can't be.
+    Flushed(LastFlush, oneshot::Sender<()>),
     /// Bring everything into `metrics.parquet`.
     Publish(oneshot::Sender<()>),
     /// End the run; the thread ends with it.

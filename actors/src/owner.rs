@@ -1,6 +1,5 @@
 //! The owner of a run: hosts its RunActor, ClientActor and commit thread, in a process of its own or in this one.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use expman_model::time::{now_us, rfc3339_us};
@@ -36,8 +35,8 @@ pub const READY: &str = "ready";
 /// First word of an owner process that found another owner.
 pub const TAKEN: &str = "taken";
 
-/// Bytes of `.expman/owner.json` that are read: what is longer is none of ours.
-const ADDRESS_BYTES_MAX: u64 = 64 << 10;
+/// What `owner.json` may hold at most.
+const ADDRESS_BYTES_MAX: usize = 64 << 10;
 
 /// `.expman/owner.json`: where the owner is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,9 +59,9 @@ impl OwnerAddress {
     /// Reads where a run's owner is, or last was.
     #[must_use]
     pub fn read(dir: &RunDir) -> Option<Self> {
-        let mut bytes = Vec::new();
+        // The folder may be a stranger's: neither links nor any length are followed.
         let file = durable::open_read(&dir.owner()).ok()?;
-        file.take(ADDRESS_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+        let bytes = durable::read_at(&file, &dir.owner(), 0, ADDRESS_BYTES_MAX).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 }

@@ -231,7 +231,7 @@ impl RunActorState {
 
     async fn tell(&self, command: Command) {
         if self.args.commit.send(command).await.is_err() {
-            tracing::error!("the commit thread is gone");
+            tracing::debug!("the commit thread is gone, and said why");
         }
     }
 

@@ -17,6 +17,8 @@ pub(crate) fn owner_main(py: Python<'_>) -> i32 {
                 .unwrap_or_else(|_unset| "warn".into()),
         )
         .with_writer(std::io::stderr)
+        // Its log may lie on the disk that is full, and that must not end the owner.
+        .log_internal_errors(false)
         .with_ansi(false)
         .init();
     match py.detach(expman_actors::owner::main) {

@@ -33,6 +33,8 @@ impl Console {
         let filter =
             EnvFilter::try_from_env("EXPMAN_LOG").unwrap_or_else(|_unset| EnvFilter::new("warn"));
         let log = tracing_subscriber::fmt()
+            // The log of an owner may lie on the disk that is full, and that must not end it.
+            .log_internal_errors(false)
             .with_env_filter(filter)
             .with_writer(io::stderr)
             .with_ansi(false);

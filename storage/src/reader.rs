@@ -1,6 +1,6 @@
 //! Reading a run's metric rows as they stand now: the published file, then segments, then commit logs.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use parquet::file::statistics::Statistics;
 use crate::durable;
 use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
-use crate::layout::RunDir;
+use crate::layout::{RunDir, SegmentFile};
 use crate::rows::{Row, Rows};
 use crate::segment::claimed_hi;
 use crate::wal::{Frame, WalReader};
@@ -80,20 +80,28 @@ pub fn snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
     }
 }
 
+/// Rows only move from logs to segments to the published file, so the files are opened in this order: what moved
+/// meanwhile is found where it went, and what is open stays readable when it is removed.
 fn try_snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
+    let logs = open_logs(dir)?;
+    let mut segments = HashMap::new();
+    let known = dir.segments()?;
+    for segment in &known {
+        let file = durable::open_read(&segment.path)?;
+        segments.insert(&segment.path, file);
+    }
     let mut rows = Rows::default();
     let mut end =
         read_parquet(&dir.metrics(), filter, &mut rows)?.ok_or_else(|| StorageError::NoRun {
             path: dir.root().to_owned(),
         })?;
-    for path in segment_chain(dir, &mut end)? {
-        // One that was published meanwhile is in the file that was read before: all is read again.
-        if read_parquet(&path, filter, &mut rows)?.is_none() {
-            return Err(std::io::Error::from(std::io::ErrorKind::NotFound)).at("open", &path);
+    for next in chain(&known, &mut end) {
+        if let Some(file) = segments.remove(&next.path) {
+            read_open_parquet(file, &next.path, filter, &mut rows)?;
         }
     }
     let mut problems = Vec::new();
-    let log = read_logs(dir, &mut end, filter, &mut rows, &mut problems)?;
+    let log = read_logs(dir, logs, &mut end, filter, &mut rows, &mut problems)?;
     Ok(Snapshot {
         rows,
         total: end,
@@ -106,58 +114,67 @@ fn try_snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
 pub(crate) fn unsealed(dir: &RunDir, from: u64) -> Result<Rows> {
     let mut rows = Rows::default();
     let mut end = from;
-    read_logs(
-        dir,
-        &mut end,
-        &Filter::default(),
-        &mut rows,
-        &mut Vec::new(),
-    )?;
+    let logs = open_logs(dir)?;
+    let everything = Filter::default();
+    read_logs(dir, logs, &mut end, &everything, &mut rows, &mut Vec::new())?;
     Ok(rows)
+}
+
+fn open_logs(dir: &RunDir) -> Result<Vec<(u64, WalReader)>> {
+    let logs = dir.wals()?;
+    logs.into_iter()
+        .map(|log| Ok((log.lo, WalReader::open(&log.path)?)))
+        .collect()
 }
 
 /// Reads the logs that begin at `end` or behind it, and returns the last one.
 fn read_logs(
     dir: &RunDir,
+    mut logs: Vec<(u64, WalReader)>,
     end: &mut u64,
     filter: &Filter,
     rows: &mut Rows,
     problems: &mut Vec<String>,
 ) -> Result<Option<WalReader>> {
     let sealed = *end;
-    let mut logs = dir.wals()?;
-    logs.retain(|log| log.lo >= sealed);
+    logs.retain(|(lo, _)| *lo >= sealed);
+    let starts: Vec<u64> = logs.iter().map(|(lo, _)| *lo).collect();
     let mut last = None;
-    for (n, log) in logs.iter().enumerate() {
-        if log.lo != *end {
+    for (n, (lo, mut reader)) in logs.into_iter().enumerate() {
+        if lo != *end {
             return Err(StorageError::MissingRows {
                 path: dir.root().to_owned(),
                 from: *end,
-                to: log.lo,
+                to: lo,
             });
         }
-        let mut reader = WalReader::open(&log.path)?;
         // A log that was given up may hold more than the next one begins behind: that is in the next one, too.
-        let limit = logs.get(n + 1).map_or(u64::MAX, |next| next.lo - log.lo);
+        let limit = starts.get(n + 1).map_or(u64::MAX, |next| next - lo);
         *end += drain(&mut reader, filter, rows, problems, limit)?;
         last = Some(reader);
     }
     Ok(last)
 }
 
-/// Segments that continue the published rows, the longest first where two start at one row.
+/// The paths of the segments that continue the published rows.
 pub(crate) fn segment_chain(dir: &RunDir, end: &mut u64) -> Result<Vec<PathBuf>> {
     let segments = dir.segments()?;
-    let mut chain = Vec::new();
+    let links = chain(&segments, end);
+    Ok(links.iter().map(|s| s.path.clone()).collect())
+}
+
+/// Segments that continue the rows up to `end`, the longest first where two start at one row.
+fn chain<'a>(segments: &'a [SegmentFile], end: &mut u64) -> Vec<&'a SegmentFile> {
+    let mut found = Vec::new();
     while let Some(next) = segments
         .iter()
         .filter(|s| s.lo == *end && s.hi > s.lo)
         .max_by_key(|s| s.hi)
     {
-        chain.push(next.path.clone());
+        found.push(next);
         *end = next.hi;
     }
-    Ok(chain)
+    found
 }
 
 /// Reads every whole frame that a log has now, as long as they hold at most `limit` rows, and returns how many.
@@ -201,12 +218,16 @@ pub(crate) fn read_parquet(path: &Path, filter: &Filter, rows: &mut Rows) -> Res
         Err(e) if e.is_not_found() => return Ok(None),
         file => file?,
     };
+    read_open_parquet(file, path, filter, rows).map(Some)
+}
+
+fn read_open_parquet(file: File, path: &Path, filter: &Filter, rows: &mut Rows) -> Result<u64> {
     let before = rows.len();
     let read = guarded(path, || read_file(path, file, filter, rows));
     if read.is_err() {
         rows.truncate(before);
     }
-    read.map(Some)
+    read
 }
 
 fn read_file(path: &Path, file: File, filter: &Filter, rows: &mut Rows) -> Result<u64> {

@@ -216,6 +216,33 @@ fn a_tail_sees_every_row_once_while_files_move() {
 }
 
 #[test]
+fn a_snapshot_has_every_row_it_counts_while_files_are_published() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = dir(tmp.path());
+    let (_lock, mut w) = open(&dir);
+    let at = w.register(rank(0), "h", 1).index;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let looks = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut looks = 0u32;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let seen = snapshot(&dir, &Filter::default()).unwrap();
+                assert_eq!(seen.rows.len() as u64, seen.total);
+                looks += 1;
+            }
+            looks
+        });
+        for n in 0..60 {
+            w.append(at, &body(n * 2 + 1..=n * 2 + 2)).unwrap();
+            w.publish_now().unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        reader.join().unwrap()
+    });
+    assert!(looks > 10);
+}
+
+#[test]
 fn a_batch_that_is_no_records_changes_nothing() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = dir(tmp.path());
@@ -266,6 +293,112 @@ fn parameters_and_scalars_survive_a_crash() {
         Param::Map(vec![("lr".to_owned(), Param::Float(0.1))])
     );
     assert!(matches!(w.meta().scalars["best"], Value::Float(x) if x.is_nan()));
+}
+
+#[test]
+fn numbers_that_never_come_are_counted_unless_a_gap_record_tells_of_them() {
+    let gap = |seq, from_seq, to_seq, count, reason: &str| {
+        let body = RecordBody::Gap {
+            from_seq,
+            to_seq,
+            count,
+            reason: reason.to_owned(),
+        };
+        let mut out = Vec::new();
+        Record {
+            seq,
+            timestamp_us: 1,
+            body,
+        }
+        .encode(&mut out);
+        out
+    };
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = dir(tmp.path());
+    let (lock, mut w) = open(&dir);
+    let at = w.register(rank(0), "h", 1).index;
+    w.append(at, &body(1..=3)).unwrap();
+    // Refused for two reasons, 4 to 9 are told by two records of the same range.
+    let told = [
+        gap(10, 4, 9, 2, "queue full: console"),
+        gap(11, 4, 9, 4, "queue full"),
+        body(12..=13),
+    ];
+    w.append(at, &told.concat()).unwrap();
+    // Nobody tells of 14 to 16, nor of 19 and 20 that a too short gap leaves over.
+    w.append(at, &body(17..=18)).unwrap();
+    w.append(
+        at,
+        &[gap(25, 21, 24, 4, "queue full"), body(26..=26)].concat(),
+    )
+    .unwrap();
+    w.append_gap(at, 30, "lost with its process").unwrap();
+    w.sync().unwrap();
+    drop((w, lock));
+    let (_lock, mut w) = open(&dir);
+    w.save().unwrap();
+    let meta = expman_storage::catalog::open_run(dir.root()).unwrap().meta;
+    let dropped: Vec<_> = meta.ranks[&0][0]
+        .dropped
+        .iter()
+        .map(|(reason, n)| (reason.as_str(), *n))
+        .collect();
+    assert_eq!(
+        dropped,
+        [
+            ("lost on the way", 5),
+            ("lost with its process", 4),
+            ("queue full", 8),
+            ("queue full: console", 2)
+        ]
+    );
+    assert_eq!(meta.ranks[&0][0].durable_seq, 30);
+    let (told, malformed) = expman_storage::events::read(&dir.events()).unwrap();
+    assert!(malformed.is_empty());
+    assert_eq!(told.iter().filter(|e| e["type"] == "gap").count(), 6);
+}
+
+#[test]
+fn a_replaced_writer_writes_nothing_more() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = dir(tmp.path());
+    let (_lock, mut old) = open(&dir);
+    let at = old.register(rank(0), "h", 1).index;
+    old.append(at, &body(1..=5)).unwrap();
+    old.sync().unwrap();
+    old.append(at, &body(6..=9)).unwrap();
+    std::fs::remove_file(dir.lock()).unwrap();
+    let (_next, mut new) = open(&dir);
+    let state = || {
+        let mut files: Vec<_> = tree(dir.root());
+        files.sort();
+        files
+    };
+    let before = state();
+    let fenced = |done: Result<(), expman_storage::StorageError>| {
+        assert!(done.unwrap_err().to_string().starts_with("fenced"));
+    };
+    fenced(old.write());
+    fenced(old.sync());
+    fenced(old.save());
+    fenced(old.publish_now());
+    fenced(old.finish());
+    drop(old);
+    assert_eq!(state(), before);
+    assert_eq!(new.register(rank(0), "h", 1).durable_seq, 5);
+}
+
+fn tree(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(tree(&path));
+        } else {
+            found.push((path.clone(), std::fs::read(path).unwrap()));
+        }
+    }
+    found
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use expman_model::EventBody;
 use expman_model::limits::{GROUP_BYTES, GROUP_COMMIT};
 use expman_storage::run_writer::Progress;
 use expman_storage::{RunWriter, StorageError};
@@ -99,6 +100,7 @@ pub(super) struct Thread<R> {
     pub(super) imported: Vec<Import>,
     /// Gone in memory; their end is to be saved.
     pub(super) left: Vec<(u32, Option<oneshot::Sender<Progress>>)>,
+    flushed: Vec<oneshot::Sender<()>>,
     publishing: Vec<(u64, oneshot::Sender<()>)>,
     pub(super) finishing: Option<Finishing>,
     /// The trouble that was told last.
@@ -121,6 +123,7 @@ impl<R: Fn(Report)> Thread<R> {
             imports: VecDeque::new(),
             imported: Vec::new(),
             left: Vec::new(),
+            flushed: Vec::new(),
             publishing: Vec::new(),
             finishing: None,
             told: None,
@@ -194,7 +197,10 @@ impl<R: Fn(Report)> Thread<R> {
             Command::WorldSize(n) => w.set_world_size(n),
             Command::Seen { writer, at_us } => w.seen(writer, at_us),
             Command::Event(body) => w.event(body),
-            Command::Flushed(flush) => w.flushed(flush),
+            Command::Flushed(flush, done) => {
+                w.flushed(flush);
+                self.flushed.push(done);
+            }
             Command::Publish(reply) => {
                 let rows = w.want_published();
                 self.publishing.push((rows, reply));
@@ -218,6 +224,9 @@ impl<R: Fn(Report)> Thread<R> {
     fn work(&mut self) -> Result<bool, StorageError> {
         self.import_piece()?;
         self.commit()?;
+        for done in self.flushed.drain(..) {
+            answer(done, ());
+        }
         self.writer.tick()?;
         self.answer_leaving()?;
         let published = self.writer.published();
@@ -227,11 +236,7 @@ impl<R: Fn(Report)> Thread<R> {
         {
             answer(reply, ());
         }
-        let trouble = self.writer.trouble();
-        if trouble != self.told {
-            (self.report)(Report::Trouble(trouble.clone().unwrap_or_default()));
-            self.told = trouble;
-        }
+        self.tell_trouble();
         self.finish()
     }
 
@@ -280,5 +285,23 @@ impl<R: Fn(Report)> Thread<R> {
             import.remove_files();
         }
         Ok(())
+    }
+
+    fn tell_trouble(&mut self) {
+        let trouble = self.writer.trouble();
+        if trouble == self.told {
+            return;
+        }
+        (self.report)(Report::Trouble(trouble.clone().unwrap_or_default()));
+        let what = match (&self.told, &trouble) {
+            (None, Some(what)) => Some(what.clone()),
+            (Some(what), None) => Some(format!("over: {what}")),
+            // One trouble follows another: told to the ranks, and no news for the run.
+            _ => None,
+        };
+        if let Some(what) = what {
+            self.writer.event(EventBody::Problem { what });
+        }
+        self.told = trouble;
     }
 }

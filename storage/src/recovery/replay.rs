@@ -69,6 +69,11 @@ impl<'a> Replay<'a> {
                 let end = Next::Bad("the log does not begin with a header".to_owned());
                 return self.end(&reader, 0, &end, next.is_none());
             }
+            // A log gets its name when its header is in it: a crash does not cut it there.
+            Err(Next::End) => {
+                let end = Next::Bad("the header is cut off".to_owned());
+                return self.end(&reader, 0, &end, next.is_none());
+            }
             Err(end) => return self.end(&reader, 0, &end, next.is_none()),
         };
         if header.format > WAL_FORMAT {
@@ -217,6 +222,9 @@ impl<'a> Replay<'a> {
         let damage = match end {
             Next::Bad(what) => Some(what.as_str()),
             Next::End if !last => Some("the last frame is cut off"),
+            Next::End if reader.frame_behind(offset)? => Some(
+                "a frame claims to be longer than the log, and others stand behind its beginning",
+            ),
             Next::End => None,
         };
         if let Some(what) = damage {

@@ -3,10 +3,10 @@
 //! Each step may be repeated after an error. The ones named `try_…` do that by themselves, with a growing pause,
 //! and say whether the work is done.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use expman_model::limits::{CLOSE_MERGE_ROWS, PUBLISH_CHEAP_BYTES, SEAL_BYTES, SEAL_ROWS};
-use expman_model::{EventBody, RankState, RunStatus};
+use expman_model::{RankState, RunStatus};
 
 use super::{LiveWriter, PUBLISH_AFTER, RunWriter, SAVE_EVERY};
 use crate::error::{Result, StorageError};
@@ -14,6 +14,10 @@ use crate::reader::{Filter, segment_chain, snapshot, unsealed};
 use crate::rows::Rows;
 use crate::sealer::{Done, Job, remove};
 use crate::{durable, segment, yaml};
+
+/// How often, and how long apart, the events are tried that a run has left at its end.
+const LAST_ATTEMPTS: u32 = 10;
+const LAST_PAUSE: Duration = Duration::from_millis(20);
 
 impl RunWriter {
     /// Puts text, then frames, then events into the files.
@@ -56,7 +60,7 @@ impl RunWriter {
             return Ok(false);
         }
         let done = self.write();
-        self.noted_commit(done)
+        self.chores.commit.note(done)
     }
 
     /// [`RunWriter::sync`].
@@ -68,20 +72,7 @@ impl RunWriter {
             return Ok(false);
         }
         let done = self.sync();
-        self.noted_commit(done)
-    }
-
-    fn noted_commit(&mut self, done: Result<()>) -> Result<bool> {
-        let before = self.chores.commit.trouble().map(str::to_owned);
-        let worked = self.chores.commit.note(done)?;
-        match (before, self.chores.commit.trouble().map(str::to_owned)) {
-            (None, Some(what)) => self.event(EventBody::Problem { what }),
-            (Some(what), None) => self.event(EventBody::Problem {
-                what: format!("over: {what}"),
-            }),
-            _ => {}
-        }
-        Ok(worked)
+        self.chores.commit.note(done)
     }
 
     /// What keeps this writer from writing; none when all works.
@@ -111,7 +102,27 @@ impl RunWriter {
             told += usize::from(done.is_ok());
         }
         self.pending_events.drain(..told);
+        if told > 0 {
+            // It works now and then: that is no reason for a longer pause.
+            self.chores.events.note(Ok(()))?;
+        }
         self.chores.events.note(done).map(drop)
+    }
+
+    /// The last chance of the events that still wait.
+    fn write_last_events(&mut self) -> Result<()> {
+        for _ in 0..LAST_ATTEMPTS {
+            self.chores.events.hurry();
+            self.write_events()?;
+            if self.pending_events.is_empty() {
+                return Ok(());
+            }
+            std::thread::sleep(LAST_PAUSE);
+        }
+        for event in self.pending_events.drain(..) {
+            tracing::error!("not in events.jsonl: {event:?}");
+        }
+        Ok(())
     }
 
     /// Writes `config.yaml` and `run.yaml`, behind everything they are made of.
@@ -201,7 +212,11 @@ impl RunWriter {
 
     /// Starts the next log and hands the rows of this one over for sealing.
     fn seal(&mut self) -> Result<()> {
-        self.save()?;
+        // run.yaml must know all that the old log tells; what was saved in an attempt before need not be once more.
+        if self.state.dirty || self.state.params_dirty {
+            self.save()?;
+        }
+        self.sync()?;
         let hi = self.total();
         let old = self.next_log()?;
         let empty = Rows {
@@ -276,7 +291,6 @@ impl RunWriter {
                 "the run ended without a word from it",
             );
         }
-        self.set_status(self.outcome());
         self.save()?;
         self.sealer.hurry();
         while let Some(done) = self.sealer.wait() {
@@ -298,6 +312,10 @@ impl RunWriter {
                 .publish(Some(&self.fence))?;
             self.merged = true;
         }
+        // Who reads that the run has ended finds its rows where they stay.
+        self.set_status(self.outcome());
+        self.save()?;
+        self.write_last_events()?;
         self.fence.check()?;
         for wal in self.dir.wals()? {
             remove(&wal.path)?;

@@ -21,6 +21,11 @@ impl Chore {
         self.again.is_none_or(|again| Instant::now() >= again)
     }
 
+    /// It may be tried at once: there will be no later.
+    pub(crate) const fn hurry(&mut self) {
+        self.again = None;
+    }
+
     /// Why it failed, until it works again.
     pub(crate) fn trouble(&self) -> Option<&str> {
         self.what.as_deref()

@@ -15,8 +15,8 @@ use crate::durable;
 use crate::error::{At, Result, StorageError};
 use crate::rows::{Row, Rows};
 
-/// A frame of up to so many bytes is read without asking first whether it is all there.
-const UNSEEN_BYTES_MAX: usize = 64 << 10;
+/// A frame that claims more is looked for in the file before there is memory for it.
+const LOOK_BYTES: usize = 1 << 20;
 
 /// Turns payloads back into frames; remembers the names that the log told.
 #[derive(Debug, Default)]
@@ -197,17 +197,15 @@ impl WalReader {
         if word(0) != MAGIC || length > PAYLOAD_BYTES_MAX {
             return Ok(Err(Next::Bad("no frame begins here".to_owned())));
         }
-        // A torn frame may claim much, and is looked at again and again: nothing is made ready for what is not there.
-        let end = self.offset + (HEADER_BYTES + length) as u64;
-        if length > UNSEEN_BYTES_MAX && self.file.metadata().at("stat", &self.path)?.len() < end {
-            return Ok(Err(Next::End));
+        let begin = self.offset + HEADER_BYTES as u64;
+        if length > LOOK_BYTES {
+            // What the file can't hold is not allocated either: a tail asks again and again.
+            let size = self.file.metadata().at("stat", &self.path)?.len();
+            if begin + length as u64 > size {
+                return Ok(Err(Next::End));
+            }
         }
-        let payload = durable::read_at(
-            &self.file,
-            &self.path,
-            self.offset + HEADER_BYTES as u64,
-            length,
-        )?;
+        let payload = durable::read_at(&self.file, &self.path, begin, length)?;
         if payload.len() < length {
             return Ok(Err(Next::End));
         }
@@ -221,6 +219,24 @@ impl WalReader {
             }
             Err(what) => Ok(Err(Next::Bad(what))),
         }
+    }
+
+    /// Whether a whole frame begins somewhere behind an offset: then what stands there is no tail that was cut off.
+    pub(crate) fn frame_behind(&self, offset: u64) -> Result<bool> {
+        let size = self.file.metadata().at("stat", &self.path)?.len();
+        let rest = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let bytes = durable::read_at(&self.file, &self.path, offset, rest)?;
+        let magic = MAGIC.to_le_bytes();
+        let whole = |at: usize| {
+            let head = bytes.get(at..at + HEADER_BYTES)?;
+            let word = |at: usize| Some(u32::from_le_bytes(*head.get(at..)?.first_chunk()?));
+            let payload = bytes.get(at + HEADER_BYTES..)?.get(..word(4)? as usize)?;
+            let crc = crc32c::crc32c_append(crc32c::crc32c(&head[4..8]), payload);
+            (crc == word(8)?).then_some(())
+        };
+        Ok((1..bytes.len().saturating_sub(HEADER_BYTES))
+            .filter(|&at| bytes[at..].starts_with(&magic))
+            .any(|at| whole(at).is_some()))
     }
 
     /// The first frame, which must be a header.
