@@ -72,9 +72,6 @@ pub(crate) enum ClientMsg {
     Published { version: Version, done: bool },
 }
 
-/// A caller and what it is told.
-type Answered = (Waiter<Pending>, FlushReport);
-
 /// See the module.
 pub(crate) struct ClientActor;
 
@@ -278,14 +275,18 @@ impl ClientState {
     }
 
     /// A caller whose version is still owed by somebody.
-    fn owed(&mut self, version: Version, caller: Caller) -> Option<Answered> {
+    fn owed(&mut self, version: Version, caller: Caller) -> Option<(Waiter<Pending>, FlushReport)> {
         let now = self.now_us();
         self.book
             .expire(version, |p| p.caller == caller, self.rows, now)
     }
 
     /// A caller whose rows are durable and not published at its deadline: not all that it asked for was done.
-    fn unpublished(&mut self, version: Version, caller: Caller) -> Option<Answered> {
+    fn unpublished(
+        &mut self,
+        version: Version,
+        caller: Caller,
+    ) -> Option<(Waiter<Pending>, FlushReport)> {
         let closed = self.publishing.get_mut(&version)?;
         let at = closed.waiters.iter().position(|w| w.to.caller == caller)?;
         let waiter = closed.waiters.remove(at);
@@ -422,15 +423,10 @@ mod tests {
     }
 
     async fn next(reader: &mut FrameReader) -> Frame {
-        let silence = tokio::time::sleep(Duration::from_secs(60));
-        tokio::pin!(silence);
         loop {
-            tokio::select! {
-                frame = reader.next() => match frame.unwrap().unwrap() {
-                    Frame::Ping => {}
-                    frame => return frame,
-                },
-                () = &mut silence => panic!("nothing is said any more"),
+            match reader.next().await.unwrap().unwrap() {
+                Frame::Ping => {}
+                frame => return frame,
             }
         }
     }

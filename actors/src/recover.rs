@@ -80,6 +80,7 @@ pub fn recover(dir: &Path) -> Result<RecoverReport> {
         writer.set_end(ended);
     }
     writer.finish()?;
+    forget_empty_spools(&dir)?;
     // Only an empty folder goes: what could not be read is kept in it.
     if let Err(e) = std::fs::remove_dir(dir.spool()) {
         tracing::debug!("{}: {e}", dir.spool().display());
@@ -92,6 +93,18 @@ pub fn recover(dir: &Path) -> Result<RecoverReport> {
         imported,
         problems: recovery.problems,
     })
+}
+
+/// Removes spool files that a power cut left without a byte: they say neither what nor whose.
+fn forget_empty_spools(dir: &RunDir) -> Result<()> {
+    for file in spool::files(dir)? {
+        let path = file.path;
+        let meta = std::fs::metadata(&path).map_err(MeshError::io("stat", &path))?;
+        if meta.len() == 0 {
+            std::fs::remove_file(&path).map_err(MeshError::io("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// When a rank was last heard of, or the run ended.

@@ -102,6 +102,15 @@ impl RunMeta {
         }
     }
 
+    /// Takes back what ranks last told of bytes that wait, where all that they logged is on disk by now.
+    pub fn without_delivered(&mut self) {
+        for process in self.ranks.values_mut().flatten() {
+            if process.durable_seq >= process.accepted_seq {
+                (process.queued_bytes, process.spooled_bytes) = (0, 0);
+            }
+        }
+    }
+
     /// How many ranks there are in each state.
     #[must_use]
     pub fn rank_counts(&self) -> RankCounts {
@@ -275,6 +284,27 @@ impl Default for RankMeta {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_on_disk_does_not_wait() {
+        let rank = |durable_seq| {
+            vec![RankMeta {
+                accepted_seq: 9,
+                durable_seq,
+                queued_bytes: 7,
+                spooled_bytes: 8,
+                ..RankMeta::default()
+            }]
+        };
+        let mut meta = RunMeta {
+            ranks: BTreeMap::from([(0, rank(9)), (1, rank(8))]),
+            ..RunMeta::default()
+        };
+        meta.without_delivered();
+        let waits = meta.ranks.values().flatten();
+        let waits: Vec<_> = waits.map(|r| (r.queued_bytes, r.spooled_bytes)).collect();
+        assert_eq!(waits, [(0, 0), (7, 8)]);
+    }
 
     #[test]
     fn without_an_owner_nothing_is_under_way_and_what_ended_stays() {

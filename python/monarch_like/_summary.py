@@ -20,7 +20,8 @@ def troubles(stats: Mapping[str, Any], rank: int, run: object) -> list[str]:
     dropped = {reason: n for reason, n in stats["dropped"].items() if n > 0}
     if dropped:
         reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items()))
-        told.append(f"{who} left out {sum(dropped.values())} records: {reasons}")
+        count = sum(dropped.values())
+        told.append(f"{who} left out {count} record{'s' * (count != 1)}: {reasons}")
     if stats["last_error"] is not None:
         behind = stats["accepted_seq"] - stats["durable_seq"]
         late = f"{behind} records are not known to be durable"

@@ -218,6 +218,7 @@ fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {
     run.clone_into(&mut meta.name);
     experiment.clone_into(&mut meta.experiment);
     if kind == RunKind::Mesh {
+        meta.without_delivered();
         if !owned {
             meta.without_owner();
         } else if problem.is_some() {

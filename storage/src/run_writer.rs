@@ -175,6 +175,12 @@ impl RunWriter {
         self.state.writers[writer as usize].meta.state == RankState::Live
     }
 
+    /// Whether a writer closed in good order: nothing follows from it.
+    #[must_use]
+    pub fn has_left(&self, writer: u32) -> bool {
+        self.state.writers[writer as usize].meta.state == RankState::Left
+    }
+
     /// How far a writer is.
     #[must_use]
     pub fn progress(&self, writer: u32) -> Progress {

@@ -13,7 +13,9 @@ use expman_model::{
 };
 use expman_storage::catalog::open_run;
 use expman_storage::doctor::{self, Code, Finding, Life, Severity, Tools};
-use expman_storage::{Filter, OwnerLock, RunDir, RunWriter, artifact, snapshot, yaml};
+use expman_storage::{
+    Filter, OwnerLock, Rows, RunDir, RunWriter, artifact, segment, snapshot, yaml,
+};
 
 /// Rows of a run made here: two ranks, ten steps, two metrics.
 const ROWS: u64 = 40;
@@ -542,13 +544,26 @@ fn what_a_newer_version_wrote_is_not_touched() {
 }
 
 #[test]
-fn rows_that_are_missing_between_two_files_are_told_of() {
+fn what_stands_behind_missing_rows_is_kept_and_the_loss_is_told() {
     let bench = Bench::new();
-    let dir = bench.killed("a");
-    let log = dir.wals().unwrap().pop().unwrap();
-    fs::rename(&log.path, dir.wal(ROWS * 2, log.epoch)).unwrap();
+    let mut run = bench.start("a");
+    run.writer.publish_now().unwrap();
+    run.steps(10..15);
+    run.writer.save().unwrap();
+    drop(run);
+    let dir = bench.dir("a");
+    // As if an older metrics.parquet had been put back.
+    segment::write_sorted(&dir.metrics(), &Rows::default(), 0).unwrap();
     let found = look(&dir);
     assert!(codes(&found).contains(&Code::RowsMissing), "{found:?}");
+    finds_and_mends(&dir, &[Code::RowsMissing, Code::NotClosed]);
+    assert_eq!((rows(&dir), meta(&dir).rows), (20, 20));
+    let told = fs::read_to_string(dir.events()).unwrap();
+    let problem = told.lines().find(|line| line.contains("\"problem\""));
+    assert!(
+        problem.is_some_and(|line| line.contains("missing")),
+        "{told}"
+    );
 }
 
 #[test]

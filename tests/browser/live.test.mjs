@@ -114,11 +114,24 @@ test("whatever a name or a line says is shown as text", { timeout: TIMEOUT_MS },
   await run.tell({ metrics: { [evil]: 1, "</title><script>alert(2)</script>": 2 }, step: 0 });
   await run.tell({ info: "<script>alert('message')</script>" });
   await run.tell({ print: "<svg onload=alert('line')> \u001b]0;title\u0007\u001b[31mred" });
+  const turned = "\u202etxt.exe";
+  await run.tell({ metrics: { [turned]: 1 }, step: 0 });
+  const file = join(await folder(t), "<img src=x onerror=alert('artifact')>.svg");
+  await writeFile(file, "<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>");
+  await run.tell({ artifact: file });
   const server = await serve(t, base);
   const { page, complaints } = await openPage(t, server.url);
+  await page.locator(".tag", { hasText: "<u>tag</u>" }).waitFor();
   await openRun(page, "<script>alert('run')<-script>");
   await page.locator("figcaption .name", { hasText: evil }).waitFor();
   await page.locator(".line .text", { hasText: "<svg onload=alert('line')> red" }).waitFor();
+  // What turns text around does so in its own box only.
+  const name = page.locator("figcaption .name", { hasText: turned });
+  await name.waitFor();
+  assert.equal(await name.evaluate((node) => getComputedStyle(node).unicodeBidi), "isolate");
+  const download = page.waitForEvent("download");
+  await page.locator(".artifact a", { hasText: "<img src=x onerror=alert('artifact')>.svg" }).click();
+  assert.ok((await (await download).path()).length > 0, "it is saved, not shown");
   await page.getByRole("button", { name: "messages" }).click();
   await page.locator(".line .text", { hasText: "<script>alert('message')</script>" }).waitFor();
   await page.locator("dt", { hasText: "<b>" }).waitFor();

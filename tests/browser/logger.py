@@ -16,7 +16,9 @@ import monarch_like
 
 def main(base_dir: str, run_name: str, params: str, answers: TextIO) -> None:
     known = json.loads(params)
-    exp = monarch_like.init("browser", run_name=run_name, base_dir=base_dir, params=known)
+    exp = monarch_like.init(
+        "browser", run_name=run_name, base_dir=base_dir, params=known, tags=["<u>tag</u>"]
+    )
     print(json.dumps({"run_dir": str(exp.run_dir)}), file=answers)
     for line in sys.stdin:
         command = json.loads(line)

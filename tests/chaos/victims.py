@@ -130,8 +130,9 @@ class Victim:
         """What the victim's `hear()` returns."""
         self._socket.sendall(json.dumps(thing).encode() + b"\n")
 
-    def hear(self) -> Any:
+    def hear(self, within: float = 60.0) -> Any:
         """What the victim's `say()` was given."""
+        self._socket.settimeout(within)
         line = self._lines.readline()
         if not line:
             raise EOFError(f"the victim ended: {self.text()}")

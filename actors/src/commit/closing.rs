@@ -81,8 +81,10 @@ impl<R: Fn(Report)> Thread<R> {
                     .iter()
                     .any(|(import, _)| import.writer == writer)
             };
-            // The live ones are the run actor's, who says when they are dead.
-            if !orphan.is_gone() || known.is_some_and(|at| self.writer.is_live(at) || waits(at)) {
+            // The live ones are the run actor's, who says when they are dead. A process that said goodbye may still
+            // be there with files that its deadline kept it from removing.
+            let is_over = orphan.is_gone() || known.is_some_and(|at| self.writer.has_left(at));
+            if !is_over || known.is_some_and(|at| self.writer.is_live(at) || waits(at)) {
                 continue;
             }
             let writer = known.unwrap_or_else(|| {

@@ -328,7 +328,8 @@ impl<'a> Look<'a> {
                 }
             }
             Err(e @ StorageError::MissingRows { .. }) => {
-                self.add(Severity::Damage, Code::RowsMissing, root, e, false);
+                // Opening the run keeps what stands behind the hole, and tells of the loss.
+                self.add(Severity::Damage, Code::RowsMissing, root, e, true);
             }
             // A damaged segment has been told of.
             Err(_) if self.findings.iter().any(|f| f.code == Code::Segment) => {}
@@ -348,9 +349,8 @@ impl<'a> Look<'a> {
         let what = format!(
             "status {status}, and no process owns it: {logs} commit logs and {segments} segments are not merged"
         );
-        let lost = |f: &Finding| matches!(f.code, Code::RowsMissing | Code::Segment);
-        let metrics = |f: &Finding| f.code == Code::Metrics && !f.fixable;
-        let fixable = !self.findings.iter().any(|f| lost(f) || metrics(f));
+        let lost = |f: &Finding| matches!(f.code, Code::Metrics | Code::Segment) && !f.fixable;
+        let fixable = !self.findings.iter().any(lost);
         let root = self.dir.root().to_owned();
         self.add(Severity::Warning, Code::NotClosed, root, what, fixable);
         true
