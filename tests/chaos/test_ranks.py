@@ -328,14 +328,13 @@ def test_recover_refuses_a_run_whose_ranks_or_owner_live(
         assert done.returncode != 0, done.stdout
         assert why in done.stderr
 
-    before = oracles.record(victim.run_dir)["owner_epoch"]
     refused("its owner lives")
+    former = owner_of(victim.run_dir)
     with stopped(victim.pid):
         kill_owner(victim.run_dir)
-        refused(
-            f"living processes ({victim.pid} on"
-        )  # it lives, though it stands still and has no owner
-    oracles.until(lambda: oracles.record(victim.run_dir)["owner_epoch"] > before, 20)
+        # It lives, though it stands still and has no owner.
+        refused(f"living processes ({victim.pid} on")
+    until(lambda: owner_of(victim.run_dir) != former, 20, "the owner that the rank starts")
     victim.signal(signal.SIGKILL)
     victim.wait()
     assert oracles.ended(victim.run_dir)["status"] == "crashed"
