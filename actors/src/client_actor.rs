@@ -15,7 +15,7 @@ use expman_model::{EventBody, FlushReport, FlushScope, RankOutcomeState, Version
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot};
 
-use self::answers::{Answered, Caller, Pending, reply, reply_after};
+use self::answers::{Caller, Pending, reply, reply_after};
 use crate::barrier::{BarrierBook, Closed, Standing, Waiter};
 use crate::commit::Command;
 use crate::link::carrier::FrameSender;
