@@ -28,9 +28,6 @@ use crate::outbox::{Outbox, OutboxStats};
 use crate::reply::{answer, cast};
 use crate::ring::Ring;
 
-/// What stands in front of a trouble that the owner told of, and of its end.
-const OWNER_TROUBLE: &str = "the run's owner can't write";
-
 /// What the actor is told.
 #[derive(Debug)]
 pub(crate) enum ForwardMsg {
@@ -112,6 +109,8 @@ pub(crate) struct ForwardState {
     told: Option<(Health, Instant)>,
     /// When the next [`ForwardMsg::SpoolDue`] comes, if one is on its way.
     spool_look: Option<Instant>,
+    /// Where the last error came from.
+    troubled: Option<Source>,
     /// The run that the owners so far wrote.
     run_id: Option<RunId>,
 }
@@ -141,6 +140,7 @@ impl Actor for ForwardActor {
             told: None,
             spool_look: None,
             run_id: None,
+            troubled: None,
         })
     }
 
@@ -253,13 +253,13 @@ impl ForwardState {
             }
             Frame::Trouble(what) if what.is_empty() => {
                 tracing::info!("the run's owner writes again");
-                let is_over = |last: &String| last.starts_with(OWNER_TROUBLE);
-                if self.stats.last_error.as_ref().is_some_and(is_over) {
-                    self.stats.last_error = None;
+                // The spool is on the same disk.
+                if matches!(self.troubled, Some(Source::Owner | Source::Spool)) {
+                    (self.troubled, self.stats.last_error) = (None, None);
                 }
             }
             Frame::Trouble(what) => {
-                let what = format!("{OWNER_TROUBLE}: {what}");
+                let what = format!("the run's owner can't write: {what}");
                 tracing::warn!("{what}");
                 self.trouble(Source::Owner, what);
             }
@@ -305,7 +305,7 @@ impl ForwardState {
     /// Remembers what is wrong, and has each kind of it told once to whoever logs.
     fn trouble(&mut self, source: Source, what: String) {
         self.args.notices.tell(source, &what);
-        self.stats.last_error = Some(what);
+        (self.troubled, self.stats.last_error) = (Some(source), Some(what));
     }
 }
 
