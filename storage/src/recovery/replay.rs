@@ -222,9 +222,9 @@ impl<'a> Replay<'a> {
         let damage = match end {
             Next::Bad(what) => Some(what.as_str()),
             Next::End if !last => Some("the last frame is cut off"),
-            Next::End if reader.frame_behind(offset)? => Some(
-                "a frame claims to be longer than the log, and others stand behind its beginning",
-            ),
+            Next::End if reader.frame_behind(offset)? => {
+                Some("a frame claims to be longer than the log, and is not cut off")
+            }
             Next::End => None,
         };
         if let Some(what) = damage {

@@ -223,7 +223,8 @@ impl WalReader {
         }
     }
 
-    /// Whether a whole frame begins somewhere behind an offset: then what stands there is no tail that was cut off.
+    /// Whether what stands at an offset is more than a tail that was cut off: a frame is whole but for its length,
+    /// or another one begins behind it.
     pub(crate) fn frame_behind(&self, offset: u64) -> Result<bool> {
         let size = self.file.metadata().at("stat", &self.path)?.len();
         let rest = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
@@ -236,9 +237,16 @@ impl WalReader {
             let crc = crc32c::crc32c_append(crc32c::crc32c(&head[4..8]), payload);
             (crc == word(8)?).then_some(())
         };
-        Ok((1..bytes.len().saturating_sub(HEADER_BYTES))
-            .filter(|&at| bytes[at..].starts_with(&magic))
-            .any(|at| whole(at).is_some()))
+        let is_last = bytes.get(8..HEADER_BYTES).is_some_and(|known| {
+            let payload = &bytes[HEADER_BYTES..];
+            let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+            let crc = crc32c::crc32c_append(crc32c::crc32c(&length.to_le_bytes()), payload);
+            known == crc.to_le_bytes()
+        });
+        Ok(is_last
+            || (1..bytes.len().saturating_sub(HEADER_BYTES))
+                .filter(|&at| bytes[at..].starts_with(&magic))
+                .any(|at| whole(at).is_some()))
     }
 
     /// The first frame, which must be a header.
