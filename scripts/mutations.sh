@@ -5,6 +5,7 @@ source "$(dirname "$0")/common.sh"
 
 HERE=target/mutations
 TREE=$HERE/tree
+CONFIG=$PWD/scripts/nextest.toml
 export CARGO_TARGET_DIR=$PWD/$HERE/build
 
 have cargo-nextest || fail "cargo-nextest is not installed" "cargo install cargo-nextest --locked"
@@ -50,7 +51,7 @@ for patch in "${patches[@]}"; do
     step "mutation: $name"
     (cd "$TREE" && cargo nextest run "${run[@]}" --locked --no-run) || fail "$name does not build" "make the patch again"
     log=$HERE/$name.log
-    (cd "$TREE" && cargo nextest run "${run[@]}" --locked --no-fail-fast -E "${filter:3}") >"$log" 2>&1 || true
+    (cd "$TREE" && cargo nextest run "${run[@]}" --locked --no-fail-fast --config-file "$CONFIG" -E "${filter:3}") >"$log" 2>&1 || true
     for test in "${red[@]}"; do
         if grep -Eq "^ *(FAIL|TIMEOUT|SIGABRT|SIGSEGV) .*[ :]$test\$" "$log"; then
             echo "red: $test"

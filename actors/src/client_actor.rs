@@ -448,11 +448,17 @@ mod tests {
         };
         cast(&actor, durable);
         // The disk stands still: the request to publish is kept and never answered.
-        let _kept = loop {
-            if let Some(Command::Publish(done)) = commands.recv().await {
-                break done;
+        let asked_to_publish = async {
+            loop {
+                if let Some(Command::Publish(done)) = commands.recv().await {
+                    return done;
+                }
             }
         };
+        let minute = Duration::from_secs(60);
+        let _kept = tokio::time::timeout(minute, asked_to_publish)
+            .await
+            .expect("nobody asks to publish");
         let asked = tokio::time::Instant::now();
         let mut complete = HashMap::new();
         for _ in 0..2 {
