@@ -126,6 +126,33 @@ fn a_step_that_is_logged_again_is_another_row() {
 }
 
 #[test]
+fn a_log_that_a_power_cut_ended_with_zeros_is_a_torn_one_and_no_damage() {
+    let tmp = tempfile::tempdir().unwrap();
+    let first = dir(tmp.path());
+    {
+        let (_lock, mut w) = open(&first);
+        let at = w.register(rank(0), "h", 1).index;
+        for n in 0..3 {
+            w.append(at, &body(n * 3 + 1..=n * 3 + 3)).unwrap();
+            w.sync().unwrap();
+        }
+    }
+    let whole = std::fs::read(&first.wals().unwrap()[0].path).unwrap();
+    for kept in [whole.len() - 40, whole.len() - 5, whole.len()] {
+        let copy = RunDir::under(tmp.path(), "copy", &format!("r{kept}")).unwrap();
+        copy_tree(first.root(), copy.root());
+        let mut bytes = whole[..kept].to_vec();
+        bytes.resize(whole.len() + 5000, 0);
+        std::fs::write(copy.wals().unwrap()[0].path.clone(), &bytes).unwrap();
+        let lock = OwnerLock::take(&copy).unwrap();
+        let (_w, recovery) = RunWriter::open(&lock, &copy, RunMeta::default()).unwrap();
+        assert_eq!(recovery.problems, Vec::<String>::new(), "{kept} bytes kept");
+        let batches = if kept == whole.len() { 3 } else { 2 };
+        assert_eq!(losses(&copy).len(), batches * 3);
+    }
+}
+
+#[test]
 fn a_log_cut_anywhere_recovers_a_prefix() {
     let tmp = tempfile::tempdir().unwrap();
     let first = dir(tmp.path());

@@ -220,6 +220,8 @@ impl<'a> Replay<'a> {
         self.recovery.torn_bytes += rest;
         // A tail that is merely cut off is what a crash leaves; anything else is kept for a look.
         let damage = match end {
+            // A power cut can leave the length of a write and not all of its bytes: what lacks is zeros.
+            Next::Bad(_) if last && reader.ends_blank()? && !reader.frame_behind(offset)? => None,
             Next::Bad(what) => Some(what.as_str()),
             Next::End if !last => Some("the last frame is cut off"),
             Next::End if reader.frame_behind(offset)? => {

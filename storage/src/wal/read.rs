@@ -15,6 +15,8 @@ use crate::durable;
 use crate::error::{At, Result, StorageError};
 use crate::rows::{Row, Rows};
 
+/// So many zeros at the end of a log are none that a frame ends with.
+const BLANK_BYTES: usize = 16;
 /// A frame of up to so many bytes is read without asking first whether it is all there.
 const UNSEEN_BYTES_MAX: usize = 64 << 10;
 
@@ -221,6 +223,14 @@ impl WalReader {
             }
             Err(what) => Ok(Err(Next::Bad(what))),
         }
+    }
+
+    /// Whether the log ends in zeros, as no frame does.
+    pub(crate) fn ends_blank(&self) -> Result<bool> {
+        let size = self.file.metadata().at("stat", &self.path)?.len();
+        let from = size.saturating_sub(BLANK_BYTES as u64);
+        let end = durable::read_at(&self.file, &self.path, from, BLANK_BYTES)?;
+        Ok(end.len() == BLANK_BYTES && end.iter().all(|&byte| byte == 0))
     }
 
     /// Whether what stands at an offset is more than a tail that was cut off: a frame is whole but for its length,
