@@ -226,7 +226,8 @@ def test_a_run_with_a_damaged_log_is_read_and_recovered_by_hand_as_well(
     assert before["meta"]["status"] != "running", "nobody owns it"
     command.run(expman, "export", run_dir, "-f", "jsonl", "-o", tmp_path / "out.jsonl")
     done = command.run(expman, "recover", run_dir)
-    damage_told = how in ("flip", "zeros", "noise behind")
+    # A tail of zeros is what a power cut leaves of a write: torn like one that is cut off.
+    damage_told = how in ("flip", "noise behind")
     assert done.returncode == (4 if damage_told else 0), done.stderr
     all_rows = read_rows(killed.run_dir)
     rows = read_rows(run_dir)
