@@ -86,6 +86,12 @@ const KIND_HEADER: u8 = 1;
 const KIND_WRITER: u8 = 2;
 const KIND_BATCH: u8 = 3;
 
+/// The checksum of a frame: over the length of its payload, then the payload.
+fn checksum(payload: &[u8]) -> u32 {
+    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    crc32c::crc32c_append(crc32c::crc32c(&length.to_le_bytes()), payload)
+}
+
 fn frame(out: &mut Vec<u8>, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&MAGIC.to_le_bytes());
@@ -96,7 +102,7 @@ fn frame(out: &mut Vec<u8>, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) {
         .unwrap_or(u32::MAX)
         .to_le_bytes();
     out[start + 4..start + 8].copy_from_slice(&length);
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&length), &out[start + HEADER_BYTES..]);
+    let crc = checksum(&out[start + HEADER_BYTES..]);
     out[start + 8..start + 12].copy_from_slice(&crc.to_le_bytes());
 }
 

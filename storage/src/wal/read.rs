@@ -9,7 +9,7 @@ use expman_model::record::ValueRef;
 
 use super::{
     BatchFrame, Frame, HEADER_BYTES, KIND_BATCH, KIND_HEADER, KIND_WRITER, MAGIC,
-    PAYLOAD_BYTES_MAX, WalHeader, WalWriter,
+    PAYLOAD_BYTES_MAX, WalHeader, WalWriter, checksum,
 };
 use crate::durable;
 use crate::error::{At, Result, StorageError};
@@ -213,7 +213,7 @@ impl WalReader {
         if payload.len() < length {
             return Ok(Err(Next::End));
         }
-        if crc32c::crc32c_append(crc32c::crc32c(&head[4..8]), &payload) != word(8) {
+        if checksum(&payload) != word(8) {
             return Ok(Err(Next::Bad("checksum does not match".to_owned())));
         }
         match self.decoder.decode(&payload) {
@@ -244,15 +244,11 @@ impl WalReader {
             let head = bytes.get(at..at + HEADER_BYTES)?;
             let word = |at: usize| Some(u32::from_le_bytes(*head.get(at..)?.first_chunk()?));
             let payload = bytes.get(at + HEADER_BYTES..)?.get(..word(4)? as usize)?;
-            let crc = crc32c::crc32c_append(crc32c::crc32c(&head[4..8]), payload);
-            (crc == word(8)?).then_some(())
+            (checksum(payload) == word(8)?).then_some(())
         };
-        let is_last = bytes.get(8..HEADER_BYTES).is_some_and(|known| {
-            let payload = &bytes[HEADER_BYTES..];
-            let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-            let crc = crc32c::crc32c_append(crc32c::crc32c(&length.to_le_bytes()), payload);
-            known == crc.to_le_bytes()
-        });
+        let is_last = bytes
+            .get(8..HEADER_BYTES)
+            .is_some_and(|known| known == checksum(&bytes[HEADER_BYTES..]).to_le_bytes());
         Ok(is_last
             || (1..bytes.len().saturating_sub(HEADER_BYTES))
                 .filter(|&at| bytes[at..].starts_with(&magic))
