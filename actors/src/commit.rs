@@ -17,7 +17,7 @@ use expman_model::meta::LastFlush;
 use expman_model::{EventBody, Health, RankState, RunStatus, WriterId};
 use expman_storage::StorageError;
 use expman_storage::run_writer::{Progress, Registered};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 pub(crate) use self::import::{Import, Orphan, orphans};
 pub(crate) use self::thread::run;
@@ -36,7 +36,12 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Registered>,
     },
     /// A batch of a writer.
-    Batch { writer: u32, records: Bytes },
+    Batch {
+        writer: u32,
+        records: Bytes,
+        /// Given back when they are durable.
+        allowed: Option<OwnedSemaphorePermit>,
+    },
     /// Everything before this must be durable; the token comes back.
     Sync(SyncToken),
     /// A launch announced its number of ranks.

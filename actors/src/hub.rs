@@ -1,13 +1,14 @@
 //! The owner's side of the links: one task per connection, from its hello to its end.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use expman_model::limits::{FRAME_BYTES_MAX, LINK_SILENCE};
+use expman_model::limits::{CREDIT_BYTES_MAX, FRAME_BYTES_MAX, LINK_SILENCE};
 use ractor::ActorRef;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::arrivals::{Arrivals, Introduced};
 use crate::error::{MeshError, Result};
@@ -122,6 +123,13 @@ async fn ended(process: Option<&AsyncFd<std::os::fd::OwnedFd>>) {
     }
 }
 
+/// Room for a batch that is not durable yet. Who keeps to the credit that it was granted never waits here;
+/// of who does not, nothing more is read until the owner is done with what it sent.
+async fn allowed(allowance: &Arc<Semaphore>, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    let permits = u32::try_from(bytes.min(CREDIT_BYTES_MAX)).unwrap_or(u32::MAX);
+    Arc::clone(allowance).acquire_many_owned(permits).await.ok()
+}
+
 async fn read_frames(
     link: LinkId,
     reader: &mut FrameReader,
@@ -129,6 +137,7 @@ async fn read_frames(
     run: &ActorRef<RunMsg>,
 ) -> Result<()> {
     let mut patience = LINK_SILENCE;
+    let allowance = Arc::new(Semaphore::new(CREDIT_BYTES_MAX));
     loop {
         // A frame is never abandoned half-read: once the process is dead, what it sent is read to the end.
         let next = {
@@ -155,6 +164,7 @@ async fn read_frames(
             None => return Ok(()),
             Some(Frame::Data(data)) => RunMsg::Batch {
                 link,
+                allowed: allowed(&allowance, data.records.len()).await,
                 records: data.records,
             },
             Some(Frame::Marker(marker)) => RunMsg::Marker { link, marker },

@@ -14,6 +14,8 @@ use expman_model::RunMeta;
 use expman_model::limits::{LINK_SILENCE, RECONNECT_MAX, RECONNECT_MIN};
 use expman_storage::{RunDir, durable, yaml};
 use ractor::ActorRef;
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 use crate::error::{MeshError, Result};
@@ -30,6 +32,8 @@ use crate::run_actor::{FINISHING, FOREIGN};
 const WELCOME_WITHIN: Duration = Duration::from_secs(5);
 /// How long an owner process may take until it can be reached.
 const START_WITHIN: Duration = Duration::from_secs(20);
+/// How long another process's attempt to start an owner is waited for: it may have been stopped in the middle of it.
+const TURN_WITHIN: Duration = Duration::from_secs(3);
 
 /// Where the owner of a run lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +65,10 @@ pub(crate) async fn keep_link(
     let start = Instant::now();
     let mut delay = RECONNECT_MIN;
     let mut failed_starts = 0;
+    let mut ownerless_since = Instant::now();
     loop {
-        match joiner.connect().await {
+        let impatient = ownerless_since.elapsed() >= TURN_WITHIN;
+        match joiner.connect(impatient).await {
             Ok((welcome, mut reader, to)) => {
                 delay = RECONNECT_MIN;
                 // From now on the process is known: it keeps its rank, whoever the owner is.
@@ -82,6 +88,7 @@ pub(crate) async fn keep_link(
                 if actor.cast(ForwardMsg::LinkDown).is_err() {
                     return;
                 }
+                ownerless_since = Instant::now();
             }
             Err(e) => {
                 // An owner that does not start is tried once more: what stood in its way may have passed.
@@ -148,12 +155,13 @@ async fn read_frames(reader: &mut FrameReader, actor: &ActorRef<ForwardMsg>) -> 
 }
 
 impl Joiner {
-    async fn connect(&self) -> Result<(Welcome, FrameReader, FrameSender)> {
+    /// `impatient`: whoever else has the turn to start an owner has had it for too long.
+    async fn connect(&self, impatient: bool) -> Result<(Welcome, FrameReader, FrameSender)> {
         let connection = match self.dial().await {
             Ok(connection) => connection,
             Err(e) => {
                 tracing::debug!("no owner yet: {e}");
-                self.start_owner().await?;
+                self.start_owner(impatient).await?;
                 self.dial().await?
             }
         };
@@ -216,7 +224,7 @@ impl Joiner {
     }
 
     /// Starts an owner unless another rank is doing so; either way there may be one afterwards.
-    async fn start_owner(&self) -> Result<()> {
+    async fn start_owner(&self, impatient: bool) -> Result<()> {
         self.check_launch()?;
         match &self.owner {
             OwnerMode::InProcess => match Owner::start(self.spec.clone()).await {
@@ -233,8 +241,9 @@ impl Joiner {
             },
             OwnerMode::Process(command) => {
                 let (dir, spec, command) = (self.dir.clone(), self.spec.clone(), command.clone());
-                let started =
-                    tokio::task::spawn_blocking(move || spawn_owner(&dir, &spec, &command));
+                let started = tokio::task::spawn_blocking(move || {
+                    spawn_owner(&dir, &spec, &command, impatient)
+                });
                 started
                     .await
                     .map_err(|e| MeshError::OwnerStart(e.to_string()))?
@@ -244,11 +253,12 @@ impl Joiner {
 }
 
 /// Starts the owner process and waits for its first word.
-fn spawn_owner(dir: &RunDir, spec: &OwnerSpec, command: &[String]) -> Result<()> {
+fn spawn_owner(dir: &RunDir, spec: &OwnerSpec, command: &[String], impatient: bool) -> Result<()> {
     durable::create_dir(&dir.hidden())?;
-    let Some(_turn) = turn(dir)? else {
+    let turn = turn(dir)?;
+    if turn.is_none() && !impatient {
         return Ok(());
-    };
+    }
     if living_owner(dir)
         .is_some_and(|owner| std::os::unix::net::UnixStream::connect(owner.address).is_ok())
     {
@@ -306,14 +316,17 @@ fn spawn_owner(dir: &RunDir, spec: &OwnerSpec, command: &[String]) -> Result<()>
     }
 }
 
-/// The right to start an owner; `None` when another process has it. Only the run's lock decides who is the owner.
+/// The right to start an owner; `None` when another process has it. It keeps ranks from starting many at once;
+/// only the run's lock decides who is the owner.
+///
+/// A record lock belongs to the process: a forked child does not keep it, as it would an open file's.
 fn turn(dir: &RunDir) -> Result<Option<File>> {
     let path = dir.hidden().join("SPAWN");
     let file = durable::open_rw(&path)?;
-    match file.try_lock() {
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
-        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-        Err(std::fs::TryLockError::Error(e)) => Err(MeshError::io("lock", path)(e)),
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(None),
+        Err(e) => Err(MeshError::io("lock", path)(e.into())),
     }
 }
 

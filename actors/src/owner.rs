@@ -98,7 +98,7 @@ impl Owner {
         let (gone, expected): (Vec<_>, Vec<_>) = writer
             .live()
             .into_iter()
-            .partition(|live| crate::host::is_gone(&live.host, live.pid));
+            .partition(|live| crate::host::is_gone(&live.host, live.pid, live.joined));
         let (commit, commands) = mpsc::channel(commit::QUEUE);
         let client_args = ClientArgs {
             epoch: meta.owner_epoch,

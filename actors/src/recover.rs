@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use expman_model::limits::LEASE;
-use expman_model::time::{now_us, parse_rfc3339};
+use expman_model::time::{now_us, parse_rfc3339, wall_clock};
 use expman_model::{RankMeta, RankState, RunMeta, RunStatus, WriterId};
 use expman_storage::{OwnerLock, RunDir, RunWriter, StorageError, spool, yaml};
 
@@ -123,25 +123,25 @@ fn refuse_living<'a>(
     silent_since: Option<i64>,
 ) -> Result<()> {
     let silent = silent_since.is_none_or(|at| now_us() - at > SILENCE_US);
-    let mut found: Vec<(String, u32)> = ranks
-        .filter(|rank| rank.state == RankState::Live)
-        .map(|rank| (rank.host.clone(), rank.pid))
-        .collect();
-    for orphan in orphans(dir)? {
-        found.push((orphan.host, orphan.pid));
-    }
-    let lives = |(on, pid): &(String, u32)| {
-        if *on == host::name() {
-            !host::is_gone(on, *pid)
+    let lives = |on: &str, is_gone: bool| {
+        if on == host::name() {
+            !is_gone
         } else {
             !silent
         }
     };
-    let processes: Vec<_> = found
-        .into_iter()
-        .filter(lives)
-        .map(|(on, pid)| format!("{pid} on {on}"))
-        .collect();
+    let mut processes = Vec::new();
+    for rank in ranks.filter(|rank| rank.state == RankState::Live) {
+        let joined = wall_clock(rank.joined_at.as_deref());
+        if lives(&rank.host, host::is_gone(&rank.host, rank.pid, joined)) {
+            processes.push(format!("{} on {}", rank.pid, rank.host));
+        }
+    }
+    for orphan in orphans(dir)? {
+        if lives(&orphan.host, orphan.is_gone()) {
+            processes.push(format!("{} on {}", orphan.pid, orphan.host));
+        }
+    }
     if processes.is_empty() {
         return Ok(());
     }
@@ -157,6 +157,7 @@ fn import(writer: &mut RunWriter, orphan: Orphan) -> Result<Imported> {
         host,
         pid,
         files,
+        ..
     } = orphan;
     let known = writer.find(id);
     let at = known.unwrap_or_else(|| writer.register(id, &host, pid).index);

@@ -16,9 +16,9 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use expman_model::RecordBody;
 use expman_model::record::{RECORD_HEADER_BYTES, put_record};
 use expman_model::time::now_us;
+use expman_model::{RecordBody, RunStatus};
 use tokio::sync::Notify;
 
 pub(crate) use self::gaps::gap;
@@ -285,10 +285,13 @@ impl Ring {
         self.room.notify_all();
     }
 
-    /// Takes in nothing more.
-    pub fn close(&self) {
+    /// Takes in nothing more, and says how its process ended for whoever finds the ring when that is dead.
+    pub fn close(&self, status: RunStatus) {
         if let Some(mut inner) = self.lock_here() {
             inner.closed = true;
+            if let Some(memory) = &inner.memory {
+                memory.set_end(status);
+            }
             drop(inner);
             self.room.notify_all();
             self.wake.notify_one();

@@ -12,7 +12,7 @@ mod reporting;
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use expman_model::limits::{HEARTBEAT, LEASE};
@@ -20,7 +20,7 @@ use expman_model::time::now_us;
 use expman_model::{Health, RankState, RunId, RunMeta, RunStatus, WriterId};
 use expman_storage::run_writer::{LiveWriter, Progress};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::barrier::Standing;
 use crate::client_actor::ClientMsg;
@@ -47,7 +47,12 @@ pub(crate) enum RunMsg {
         to: FrameSender,
     },
     /// Whole records.
-    Batch { link: LinkId, records: Bytes },
+    Batch {
+        link: LinkId,
+        records: Bytes,
+        /// Given back when they are durable.
+        allowed: Option<OwnedSemaphorePermit>,
+    },
     /// Everything in front of a barrier's marker was sent.
     Marker { link: LinkId, marker: Marker },
     /// A process asks for a flush.
@@ -115,12 +120,14 @@ struct Member {
 struct Process {
     host: String,
     pid: u32,
+    /// When it joined.
+    lived: SystemTime,
     ring: Option<OwnedFd>,
 }
 
 impl Process {
     fn is_gone(&self) -> bool {
-        crate::host::is_gone(&self.host, self.pid)
+        crate::host::is_gone(&self.host, self.pid, self.lived)
     }
 }
 
@@ -166,6 +173,7 @@ impl Actor for RunActor {
             let process = Process {
                 host: live.host,
                 pid: live.pid,
+                lived: live.joined,
                 ring: None,
             };
             state.insert(writer, live.index, standing, process);
@@ -194,7 +202,11 @@ impl Actor for RunActor {
                 ring,
                 to,
             } => state.hello(link, hello, ring, to).await,
-            RunMsg::Batch { link, records } => state.batch(link, records).await,
+            RunMsg::Batch {
+                link,
+                records,
+                allowed,
+            } => state.batch(link, records, allowed).await,
             RunMsg::Marker { link, marker } => state.marker(link, marker).await,
             RunMsg::Flush { link, request } => state.flush(link, request),
             RunMsg::Bye { link, status } => state.bye(&myself, link, status).await,
@@ -247,11 +259,16 @@ impl RunActorState {
         Some((writer, member))
     }
 
-    async fn batch(&mut self, link: LinkId, records: Bytes) {
+    async fn batch(&mut self, link: LinkId, records: Bytes, allowed: Option<OwnedSemaphorePermit>) {
         if let Some((_, member)) = self.member(link) {
             member.standing.last_seen_us = now_us();
             let writer = member.index;
-            self.tell(Command::Batch { writer, records }).await;
+            let batch = Command::Batch {
+                writer,
+                records,
+                allowed,
+            };
+            self.tell(batch).await;
         }
     }
 

@@ -3,15 +3,17 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use expman_actors::host;
 use expman_storage::catalog::open_run;
-use expman_storage::doctor::{self, Code, Finding, Severity, Tools};
+use expman_storage::doctor::{self, Code, Finding, Life, Severity, Tools};
 use expman_storage::{Catalog, RunEntry};
 use serde_json::json;
 
 use crate::console::{Console, plain};
 use crate::exit::{Exit, Refusal};
-use crate::{json as exact, life};
+use crate::json as exact;
 
 /// Look runs over, and mend what can be mended
 ///
@@ -37,6 +39,17 @@ pub struct Args {
     json: bool,
 }
 
+/// How a process stands that wrote a run until a time.
+fn life(host: &str, pid: u32, written: SystemTime) -> Life {
+    if host != host::name() {
+        Life::Elsewhere
+    } else if host::is_gone(host, pid, written) {
+        Life::Gone
+    } else {
+        Life::Lives
+    }
+}
+
 /// What there is to look at.
 #[derive(Debug, Default)]
 struct Ward {
@@ -49,7 +62,7 @@ impl Args {
     pub fn run(&self, console: &mut Console) -> anyhow::Result<Exit> {
         let ward = self.ward()?;
         let tools = Tools {
-            life: &life::of,
+            life: &life,
             close: &|dir| {
                 let done = expman_actors::recover(dir.root());
                 done.map(drop).map_err(|e| e.to_string())

@@ -17,7 +17,6 @@ mod exit;
 mod export;
 mod inspect;
 mod json;
-mod life;
 mod list;
 mod locate;
 mod logs;

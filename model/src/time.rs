@@ -1,6 +1,6 @@
 //! Wall-clock time as microseconds since 1970 in UTC, and how it is written.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Now, in microseconds since 1970 UTC.
 #[must_use]
@@ -33,6 +33,15 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     text.parse::<jiff::Timestamp>()
         .ok()
         .map(jiff::Timestamp::as_microsecond)
+}
+
+/// What a file says of a time, as the clock of this host has it; now, when it says nothing.
+#[must_use]
+pub fn wall_clock(text: Option<&str>) -> SystemTime {
+    let us = text
+        .and_then(parse_rfc3339)
+        .and_then(|us| u64::try_from(us).ok());
+    us.map_or_else(SystemTime::now, |us| UNIX_EPOCH + Duration::from_micros(us))
 }
 
 /// The default name of a run: local time as `20260101_000000`.

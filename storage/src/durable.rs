@@ -154,6 +154,7 @@ pub fn create(path: &Path) -> Result<File> {
         .write(true)
         .read(true)
         .mode(0o640)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
         .at("create", path)?;
     #[cfg(test)]
@@ -161,7 +162,7 @@ pub fn create(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Opens a file for writing at known places, keeping its content.
+/// Opens a file for writing at known places, keeping its content; a link is not followed, which might lead out of the run.
 ///
 /// # Errors
 /// When it can't be opened or created.
@@ -172,6 +173,7 @@ pub fn open_rw(path: &Path) -> Result<File> {
         .write(true)
         .read(true)
         .mode(0o640)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
         .at("open", path)
 }

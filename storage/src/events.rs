@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use expman_model::Event;
 use expman_model::time::{now_us, rfc3339_us};
+use rustix::fs::OFlags;
 
 use crate::durable;
 use crate::error::{At, Result, StorageError};
@@ -34,6 +35,7 @@ impl EventLog {
             .append(true)
             .read(true)
             .mode(0o640)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)
             .at("open", path)?;
         Ok(Self {

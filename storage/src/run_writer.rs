@@ -13,10 +13,10 @@ mod machine;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use expman_model::meta::LastFlush;
-use expman_model::time::rfc3339_us;
+use expman_model::time::{rfc3339_us, wall_clock};
 use expman_model::{EventBody, Health, RankMeta, RankState, RunMeta, RunStatus, WriterId};
 
 pub(crate) use self::append::apply_others;
@@ -74,6 +74,8 @@ pub struct LiveWriter {
     pub host: String,
     /// Its process there.
     pub pid: u32,
+    /// When it joined.
+    pub joined: SystemTime,
     /// How far it is.
     pub progress: Progress,
 }
@@ -279,6 +281,7 @@ impl RunWriter {
             id: w.id,
             host: w.meta.host.clone(),
             pid: w.meta.pid,
+            joined: wall_clock(w.meta.joined_at.as_deref()),
             progress: self.progress(index),
         })
         .collect()

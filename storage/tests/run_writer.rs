@@ -8,11 +8,13 @@
 
 use std::path::Path;
 
+use expman_model::limits::SEAL_ROWS;
 use expman_model::{
     Incarnation, Level, Param, Point, RankState, Record, RecordBody, RunMeta, RunStatus, Value,
     WriterId,
 };
-use expman_storage::{Filter, OwnerLock, RunDir, RunWriter, Tail, snapshot};
+use expman_storage::events::EventLog;
+use expman_storage::{Filter, OwnerLock, RunDir, RunWriter, Tail, durable, snapshot};
 
 fn dir(base: &Path) -> RunDir {
     RunDir::under(base, "exp", "run").unwrap()
@@ -452,4 +454,47 @@ fn copy_tree(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+#[test]
+fn rows_that_wait_for_their_segment_are_bounded_by_what_still_counts_as_durable() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = dir(tmp.path());
+    let (_lock, mut w) = open(&dir);
+    let at = w.register(rank(0), "h", 1).index;
+    let points: Vec<_> = (0..10_000)
+        .map(|n| Point::new(format!("m{n}"), Value::Float(0.5)))
+        .collect();
+    let mut seq = 0;
+    while w.total() < 2 * SEAL_ROWS {
+        assert!(!w.is_behind());
+        seq += 1;
+        let mut record = Vec::new();
+        let body = RecordBody::Metrics {
+            step: None,
+            points: points.clone(),
+        };
+        Record {
+            seq,
+            timestamp_us: 1,
+            body,
+        }
+        .encode(&mut record);
+        w.append(at, &record).unwrap();
+    }
+    assert!(w.is_behind());
+    w.tick().unwrap();
+    assert!(!w.is_behind(), "they are on their way");
+}
+
+#[test]
+fn nothing_is_written_through_a_link() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (victim, link) = (tmp.path().join("victim"), tmp.path().join("link"));
+    std::fs::write(&victim, "mine").unwrap();
+    std::os::unix::fs::symlink(&victim, &link).unwrap();
+    assert!(durable::open_rw(&link).is_err());
+    assert!(durable::create(&link).is_err());
+    assert!(EventLog::open(&link, "1").is_err());
+    assert_eq!(std::fs::read(&victim).unwrap(), b"mine");
 }

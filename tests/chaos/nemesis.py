@@ -76,6 +76,8 @@ def one_round(folder: Path, seed: int, seconds: float, world: int, counts: Count
         if oracles.record(it.run_dir)["status"] == "running":
             recover(["expman"], it.run_dir)
             how += ", recovered"
+        # The server believes its last walk over the folders for a second.
+        until(lambda: len(statuses(["expman"], it.run_dir, it.server)) == 1, 5, "one status")
         (status,) = statuses(["expman"], it.run_dir, it.server)
         assert status != "running", "the run was closed, or recovered"
         time.sleep(1.0)  # two frames of the stream: the client sees the end

@@ -131,6 +131,31 @@ def stand_still(zygote: Zygote, exps: Path, expman: list[str], standing: ExitSta
     oracles.settles(expman, exps)
 
 
+@pytest.mark.row(13)
+@pytest.mark.slice
+def test_a_program_whose_close_ran_out_of_time_has_ended_as_it_said(
+    zygote: Zygote, exps: Path
+) -> None:
+    """The owner reads it in the ring of the dead process, with all that stands there."""
+    ends = ["pass", "raise ValueError('it diverged')", "sys.exit(3)"]
+    with ExitStack() as standing:
+        victims = []
+        for n, end in enumerate(ends):
+            victims.append(
+                zygote.tallied(PROGRAM + end, exps, steps=300, options=options(n)).joined()
+            )
+            standing.enter_context(stopped(owner_of(victims[-1].run_dir)))
+        for victim in victims:
+            victim.tell("go")
+        for end, victim in zip(ends, victims):
+            assert victim.wait() == code_of(end, ENDS[end][0]), victim.text()
+    for end, victim in zip(ends, victims):
+        with oracles.within(12, f"the status behind {end}"):
+            run = oracles.ended(victim.run_dir)
+        assert run["status"] == run["ranks"][0][0]["status"] == ENDS[end][1], end
+        assert oracles.prefix(read_rows(victim.run_dir), 0, 0, 300, 300) == 300, end
+
+
 def gone(victims: list[tuple[str, Victim]], ends: dict[str, float]) -> bool:
     """Notes when each victim ended; whether all have."""
     for end, victim in victims:

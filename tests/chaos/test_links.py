@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from ledger import read_rows
-from processes import Programs, until
+from processes import Programs, owner_of, until
 
 from . import links, oracles
+from .faults_storage import meddled
 from .links import LinkProxy, RawLink, Wire
 from .test_ranks import keeper
 from .victims import Victim, Zygote
+
+MIB = 1 << 20
 
 SENDER = """
 watch = Stopwatch()
@@ -295,3 +298,41 @@ def test_links_that_send_rubbish_are_cut_and_disturb_nobody(
     oracles.once(rows)
     assert len(oracles.rows_of(rows, 0)) == 20
     assert len(rows) == 20, "a frame with one bit changed is none"
+
+
+@pytest.mark.row(24)
+@pytest.mark.slice
+@pytest.mark.usefixtures("as_root")
+def test_a_link_that_sends_more_than_it_was_granted_is_read_no_further(
+    programs: Programs, tmp_path: Path
+) -> None:
+    """Nothing that a rank sends costs its owner more memory than its credit, whatever it sends."""
+    ranks = programs.ranks(1, world_size=2)
+    owner = owner_of(ranks.run_dir)
+    with RawLink(ranks.run_dir) as link:
+        link.hello(rank=1)
+        with meddled(owner, "fdatasync,fsync:error=EIO", folder=tmp_path):
+            before = oracles.high_water(owner)
+            sent = sent_until_it_stands(link, 64 * MIB)
+            assert sent < 12 * MIB, f"{sent >> 20} MiB were taken while nothing is durable"
+            assert oracles.high_water(owner) - before < 64 * MIB
+        assert ranks[0].ask("flush", timeout=25, scope="rank")["complete"]
+    ranks[0].ask("close")
+    assert oracles.ended(ranks.run_dir)["status"] == "crashed", "it never said how it ended"
+
+
+def sent_until_it_stands(link: RawLink, bytes_max: int) -> int:
+    """How many bytes of records the owner takes until it takes none for three seconds."""
+    link.socket.settimeout(3.0)
+    points = {f"m{i}": i * 0.1 for i in range(10_000)}
+    sent = rows = 0
+    while sent < bytes_max:
+        rows += 1
+        data = memoryview(links.data_frame(rows, rows, links.metrics_record(rows, points, rows)))
+        while data:
+            try:
+                taken = link.socket.send(data)
+            except TimeoutError:
+                return sent
+            sent, data = sent + taken, data[taken:]
+    return sent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -330,6 +332,41 @@ def test_ranks_that_come_at_the_same_moment_start_one_owner(
     assert run["owner_epoch"] == 1
     assert sorted(run["ranks"]) == list(range(ranks))
     assert len(read_rows(run_dir)) == 2 * ranks
+
+
+@pytest.mark.row(9)
+@pytest.mark.slice
+@pytest.mark.parametrize("standing", [fcntl.lockf, fcntl.flock], ids=["stopped", "forked"])
+def test_who_stands_still_while_it_starts_an_owner_keeps_nobody_else_from_it(
+    zygote: Zygote, exps: Path, standing: Callable[[int, int], None]
+) -> None:
+    """This process stands for a rank that was stopped with the turn to start an owner, or for a
+    child that was forked from a rank while that had it."""
+    victim = zygote.tallied(
+        "pour(0.001)\nexp.flush(timeout=20).wait()\nsay('done')",
+        exps,
+        steps=300,
+        options={"rank": 0},
+    ).joined()
+    hidden = victim.run_dir / ".expman"
+    turn = os.open(hidden / "SPAWN", os.O_RDWR)
+    try:
+        standing(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        first = owner_of(victim.run_dir)
+        os.kill(first, signal.SIGKILL)
+        with oracles.within(8 if standing is fcntl.lockf else 3, "another owner"):
+            until(lambda: living_owner(victim.run_dir) not in (None, first), 12)
+        assert victim.hear() == "done"
+    finally:
+        os.close(turn)
+    assert victim.wait() == 0, victim.text()
+    assert oracles.prefix(read_rows(victim.run_dir), 0, 0, 300, 300) == 300
+
+
+def living_owner(run_dir: Path) -> int | None:
+    """The process that is the run's owner now."""
+    pid = owner_of(run_dir)
+    return pid if is_alive(pid) else None
 
 
 @pytest.mark.row(9)

@@ -104,7 +104,7 @@ impl<R: Fn(Report)> Thread<R> {
     }
 
     pub(super) fn import_piece(&mut self) -> Ended {
-        if self.writer.is_stuck() {
+        if self.writer.is_stuck() || self.writer.is_behind() {
             return Ok(());
         }
         let Some((import, _)) = self.imports.front_mut() else {
@@ -125,9 +125,16 @@ impl<R: Fn(Report)> Thread<R> {
             self.appended(writer, UNSYNCED_BYTES);
         }
         if !more && let Some((import, leaving)) = self.imports.pop_front() {
+            // Its close ran out of time, or it was given up before: with all that it logged in place, its word counts.
+            let said = import.end.map(|status| Leaving {
+                state: RankState::Left,
+                status,
+                reason: String::new(),
+                done: None,
+            });
             self.imported.push(import);
             self.urgent = true;
-            if let Some(leaving) = leaving {
+            if let Some(leaving) = said.or(leaving) {
                 self.leave(writer, leaving);
             }
         }

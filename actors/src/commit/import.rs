@@ -6,9 +6,10 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use expman_model::record::RecordHead;
-use expman_model::{EventBody, WriterId};
+use expman_model::{EventBody, RunStatus, WriterId};
 use expman_storage::spool::{self, SpoolFile, SpoolHeader, SpoolReader};
 use expman_storage::{RunDir, RunWriter, StorageError};
 
@@ -31,6 +32,8 @@ pub(crate) struct Import {
     ring: Option<OwnedFd>,
     rest: Option<Rest>,
     read: Vec<PathBuf>,
+    /// How the process said that its part ended, if it did and its ring could be read.
+    pub(super) end: Option<RunStatus>,
 }
 
 /// What of a ring is not taken in yet.
@@ -57,6 +60,7 @@ impl Import {
             ring,
             rest: None,
             read: Vec::new(),
+            end: None,
         }
     }
 
@@ -140,6 +144,7 @@ impl Import {
                     if let Some(what) = &leftover.problem {
                         self.problem(w, what);
                     }
+                    self.end = leftover.end;
                     self.rest = Some(Rest { leftover, from: 0 });
                 }
                 Err(e) => self.problem(w, &e.to_string()),
@@ -189,13 +194,15 @@ pub(crate) struct Orphan {
     pub(crate) id: WriterId,
     pub(crate) host: String,
     pub(crate) pid: u32,
+    /// When it wrote the last of them.
+    lived: SystemTime,
     pub(crate) files: Vec<SpoolFile>,
 }
 
 impl Orphan {
     /// Whether its process has ended, as far as this host can tell.
     pub(crate) fn is_gone(&self) -> bool {
-        host::is_gone(&self.host, self.pid)
+        host::is_gone(&self.host, self.pid, self.lived)
     }
 }
 
@@ -206,7 +213,11 @@ impl Orphan {
 pub(crate) fn orphans(dir: &RunDir) -> Result<Vec<Orphan>, StorageError> {
     let mut found: Vec<Orphan> = Vec::new();
     for file in spool::files(dir)? {
+        let written = std::fs::metadata(&file.path).and_then(|meta| meta.modified());
+        // A file that went meanwhile was its process's to remove.
+        let written = written.unwrap_or_else(|_gone| SystemTime::now());
         if let Some(known) = found.iter_mut().find(|orphan| orphan.id == file.id) {
+            known.lived = known.lived.max(written);
             known.files.push(file);
             continue;
         }
@@ -222,6 +233,7 @@ pub(crate) fn orphans(dir: &RunDir) -> Result<Vec<Orphan>, StorageError> {
             id: file.id,
             host,
             pid,
+            lived: written,
             files: vec![file],
         });
     }

@@ -7,7 +7,7 @@ use expman_model::EventBody;
 use expman_model::limits::{GROUP_BYTES, GROUP_COMMIT};
 use expman_storage::run_writer::Progress;
 use expman_storage::{RunWriter, StorageError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::closing::{Finishing, Leaving};
 use super::import::Import;
@@ -93,6 +93,8 @@ pub(super) struct Thread<R> {
     tokens: Vec<SyncToken>,
     rejected: Vec<(u32, String)>,
     unsynced: usize,
+    /// What the links may not send until what they sent is durable.
+    held: Vec<OwnedSemaphorePermit>,
     dirty_since: Option<Instant>,
     pub(super) urgent: bool,
     pub(super) imports: VecDeque<(Import, Option<Leaving>)>,
@@ -118,6 +120,7 @@ impl<R: Fn(Report)> Thread<R> {
             tokens: Vec::new(),
             rejected: Vec::new(),
             unsynced: 0,
+            held: Vec::new(),
             dirty_since: None,
             urgent: false,
             imports: VecDeque::new(),
@@ -164,8 +167,15 @@ impl<R: Fn(Report)> Thread<R> {
                 self.dirty_since.get_or_insert_with(Instant::now);
                 answer(reply, registered);
             }
-            Command::Batch { writer, records } => match w.append(writer, &records) {
-                Ok(_) => self.appended(writer, records.len()),
+            Command::Batch {
+                writer,
+                records,
+                allowed,
+            } => match w.append(writer, &records) {
+                Ok(_) => {
+                    self.held.extend(allowed);
+                    self.appended(writer, records.len());
+                }
                 Err(e) if e.is_final() => return Err(e),
                 Err(e) => self.rejected.push((writer, e.to_string())),
             },
@@ -259,11 +269,12 @@ impl<R: Fn(Report)> Thread<R> {
             || self
                 .dirty_since
                 .is_some_and(|since| since.elapsed() >= GROUP_COMMIT);
-        if !due || !w.try_sync()? {
+        if !due || w.is_behind() || !w.try_sync()? {
             return Ok(());
         }
         self.urgent = false;
         self.unsynced = 0;
+        self.held.clear();
         self.dirty_since = None;
         let writers = std::mem::take(&mut self.touched)
             .into_iter()

@@ -2,6 +2,8 @@
 //!
 //! One page of header, then the records. Little endian; every field has a cache line of its own.
 
+use expman_model::RunStatus;
+
 /// First bytes of a ring; the last one is the layout's version.
 pub const MAGIC: &[u8; 8] = b"EXPRING1";
 /// Bytes in front of the records.
@@ -14,6 +16,23 @@ pub const PLACE_AT: usize = 64;
 pub const LAST_SEQ_AT: usize = 128;
 /// `u64`: first refused record that no gap record tells of yet; 0 when there is none.
 pub const FIRST_UNTOLD_AT: usize = 192;
+/// `u64`: how the process said that its part ended, as [`end_code`]; 0 until it closes.
+pub const END_AT: usize = 256;
+
+/// A status as the number that stands for it.
+#[must_use]
+pub fn end_code(status: RunStatus) -> u64 {
+    let place = RunStatus::ALL.iter().position(|known| *known == status);
+    place.map_or(0, |place| place as u64 + 1)
+}
+
+/// The status again, when it is one that ends something.
+#[must_use]
+pub fn end_of(code: u64) -> Option<RunStatus> {
+    let place = usize::try_from(code.checked_sub(1)?).ok()?;
+    let status = RunStatus::ALL.get(place)?;
+    status.is_finished().then_some(*status)
+}
 
 /// Head and length as one number.
 #[must_use]

@@ -5,13 +5,14 @@
 
 use std::os::fd::BorrowedFd;
 
-use expman_model::Record;
 use expman_model::record::RECORD_HEADER_BYTES;
+use expman_model::{Record, RunStatus};
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::io::{Errno, pread};
 
 use super::layout::{
-    CAPACITY_AT, FIRST_UNTOLD_AT, HEADER_BYTES, LAST_SEQ_AT, MAGIC, PLACE_AT, split_place,
+    CAPACITY_AT, END_AT, FIRST_UNTOLD_AT, HEADER_BYTES, LAST_SEQ_AT, MAGIC, PLACE_AT, end_of,
+    split_place,
 };
 use crate::error::{MeshError, Result};
 
@@ -27,6 +28,8 @@ pub struct Leftover {
     pub last_seq: u64,
     /// Refused records that no gap record tells of yet: first, last, count.
     pub gap: Option<(u64, u64, u64)>,
+    /// How the process said that its part ended, when it came to close.
+    pub end: Option<RunStatus>,
     /// Why not everything that the ring claims to hold was taken.
     pub problem: Option<String>,
 }
@@ -70,6 +73,7 @@ impl Leftover {
             records,
             last_seq,
             gap,
+            end: end_of(long(&header, END_AT)),
             problem,
         })
     }

@@ -12,12 +12,15 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use expman_model::RunStatus;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use rustix::process::{Resource, getrlimit};
 
-use super::layout::{CAPACITY_AT, FIRST_UNTOLD_AT, HEADER_BYTES, LAST_SEQ_AT, MAGIC, PLACE_AT};
+use super::layout::{
+    CAPACITY_AT, END_AT, FIRST_UNTOLD_AT, HEADER_BYTES, LAST_SEQ_AT, MAGIC, PLACE_AT,
+};
 use crate::error::{MeshError, Result};
 
 /// See the module. Only the ring writes, under its lock, and only where nothing is published.
@@ -74,6 +77,11 @@ impl Memory {
     pub(super) fn set_first_untold(&self, seq: u64) {
         self.field(FIRST_UNTOLD_AT)
             .store(seq.to_le(), Ordering::Release);
+    }
+
+    pub(super) fn set_end(&self, status: RunStatus) {
+        let code = super::layout::end_code(status);
+        self.field(END_AT).store(code.to_le(), Ordering::Release);
     }
 
     /// Writes at `at`, and from the front when the end is reached.

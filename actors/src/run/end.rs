@@ -105,7 +105,7 @@ impl Run {
         if let Some(capture) = capture {
             capture.stop();
         }
-        self.ring.close();
+        self.ring.close(status);
         let (reply, answer) = oneshot::channel();
         self.forward
             .cast(ForwardMsg::Close { status, reply })

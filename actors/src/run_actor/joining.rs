@@ -1,6 +1,7 @@
 //! How processes join: who may, as which rank, with how much credit.
 
 use std::os::fd::OwnedFd;
+use std::time::SystemTime;
 
 use expman_model::WriterId;
 use expman_model::limits::{CREDIT_BYTES_MAX, CREDIT_BYTES_MIN, OWNER_BUDGET_BYTES};
@@ -71,6 +72,7 @@ impl RunActorState {
         let process = Process {
             host: hello.host.clone(),
             pid: hello.pid,
+            lived: SystemTime::now(),
             ring,
         };
         self.tell(Command::Register {

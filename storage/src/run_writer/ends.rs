@@ -12,8 +12,10 @@ impl RunWriter {
     /// Notes that a rank is gone.
     pub fn leave(&mut self, writer: u32, state: RankState, status: RunStatus, reason: &str) {
         let w = &mut self.state.writers[writer as usize];
+        // Whoever was given up, and whose own word is found later, ended as it says.
+        let given_up = w.meta.state == RankState::Lost && state == RankState::Left;
         w.meta.state = state;
-        if w.meta.status == RunStatus::Running {
+        if w.meta.status == RunStatus::Running || given_up {
             w.meta.status = status;
         }
         w.meta.left_at = Some(rfc3339_us(now_us()));

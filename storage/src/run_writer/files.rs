@@ -88,6 +88,13 @@ impl RunWriter {
         self.chores.commit.trouble().is_some()
     }
 
+    /// Whether more rows wait in memory for their segment than may: until some are sealed nothing more counts as
+    /// durable, which keeps the ranks from sending.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.rows.len() as u64 >= 2 * SEAL_ROWS || self.log.written >= 4 * SEAL_BYTES
+    }
+
     /// Events follow what they tell of. That they can't be written keeps nothing else waiting.
     fn write_events(&mut self) -> Result<()> {
         if self.pending_events.is_empty() || !self.chores.events.ready() {
