@@ -44,4 +44,4 @@ pub use forward_actor::ForwardStats;
 pub use join::OwnerMode;
 pub use recover::{Imported, RecoverReport, recover};
 pub use ring::Refusal;
-pub use run::{FlushOptions, OnFull, Run, RunConfig, RunHandle, RunStats};
+pub use run::{FlushOptions, OnFull, Origin, Run, RunConfig, RunHandle, RunStats};

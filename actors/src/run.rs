@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 
 pub use self::config::{FlushOptions, OnFull, RunConfig, RunHandle};
+pub use self::log::Origin;
 use crate::capture::Capture;
 use crate::error::{MeshError, Result};
 use crate::forward_actor::{

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use expman_actors::{
-    FlushOptions, MeshError, OnFull, OwnerMode, Refusal, Run, RunConfig, RunHandle,
+    FlushOptions, MeshError, OnFull, Origin, OwnerMode, Refusal, Run, RunConfig, RunHandle,
 };
 use expman_model::limits::RECORD_BYTES_MAX;
 use expman_model::{FlushScope, Level, RunMeta, RunStatus, check_key};
@@ -185,7 +185,15 @@ impl CoreRun {
         self.accepted(py, "params", detach(py, || self.run.log_params(entries)))
     }
 
-    fn log_message(&self, level: u8, text: &Bound<'_, PyString>) -> PyResult<()> {
+    #[pyo3(signature = (level, text, logger = "", file = "", line = 0))]
+    fn log_message(
+        &self,
+        level: u8,
+        text: &Bound<'_, PyString>,
+        logger: &str,
+        file: &str,
+        line: u32,
+    ) -> PyResult<()> {
         let Some(_inside) = Inside::enter() else {
             return Ok(());
         };
@@ -199,10 +207,15 @@ impl CoreRun {
             text.truncate(end);
             self.refuse(py, "message", "text cut")?;
         }
+        let source = Origin {
+            logger: logger.to_owned(),
+            file: file.to_owned(),
+            line,
+        };
         self.accepted(
             py,
             "message",
-            detach(py, || self.run.log_message(Level(level), text)),
+            detach(py, || self.run.log_from(Level(level), source, text)),
         )
     }
 

@@ -23,6 +23,8 @@ fn message(level: Level, text: &str) -> RecordBody {
     RecordBody::Message {
         level,
         logger: String::new(),
+        file: String::new(),
+        line: 0,
         text: text.into(),
     }
 }

@@ -61,6 +61,10 @@ pub enum RecordBody {
         level: Level,
         /// The logger's name; empty for direct calls.
         logger: String,
+        /// The source file that logged it; empty when that is not known.
+        file: String,
+        /// The line in it, from 1; 0 when that is not known.
+        line: u32,
         /// The text, newlines and all.
         text: String,
     },
@@ -178,10 +182,14 @@ impl RecordBody {
             Self::Message {
                 level,
                 logger,
+                file,
+                line,
                 text,
             } => {
                 out.push(level.0);
                 put_bytes(out, logger.as_bytes());
+                put_bytes(out, file.as_bytes());
+                out.extend_from_slice(&line.to_le_bytes());
                 put_bytes(out, text.as_bytes());
             }
             Self::Console {
@@ -244,6 +252,8 @@ impl RecordBody {
             2 => Self::Message {
                 level: Level(r.u8("level")?),
                 logger: r.str("logger")?.to_owned(),
+                file: r.str("source file")?.to_owned(),
+                line: r.u32("source line")?,
                 text: r.str("message")?.to_owned(),
             },
             3 => Self::Console {
@@ -379,13 +389,15 @@ mod tests {
         prop_oneof![
             (any::<Option<i64>>(), prop::collection::vec(point(), 0..8))
                 .prop_map(|(step, points)| RecordBody::Metrics { step, points }),
-            (any::<u8>(), any::<String>(), any::<String>()).prop_map(|(level, logger, text)| {
-                RecordBody::Message {
+            (any::<u8>(), any::<[String; 3]>(), any::<u32>()).prop_map(
+                |(level, [logger, file, text], line)| RecordBody::Message {
                     level: Level(level),
                     logger,
+                    file,
+                    line,
                     text,
                 }
-            }),
+            ),
             (any::<bool>(), any::<Vec<u8>>()).prop_map(|(ends_line, bytes)| RecordBody::Console {
                 stream: Stream::Err,
                 ends_line,

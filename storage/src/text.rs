@@ -11,34 +11,92 @@ use expman_model::time::{parse_rfc3339, rfc3339_ms, rfc3339_us};
 use crate::durable;
 use crate::error::{At, Result};
 
-/// Appends a message: `[2026-01-01T00:00:00.000Z] [INFO] [rank 0] text`.
-pub fn put_message(
-    out: &mut Vec<u8>,
-    timestamp_us: i64,
-    rank: u32,
-    level: Level,
-    logger: &str,
-    text: &str,
-) {
-    let head = if logger.is_empty() {
-        format!(
-            "[{}] [{}] [rank {rank}] ",
-            rfc3339_ms(timestamp_us),
-            level.name()
-        )
-    } else {
-        let logger: String = logger
-            .chars()
-            .map(|c| if c.is_control() || c == ']' { '_' } else { c })
-            .collect();
-        format!(
-            "[{}] [{}] [rank {rank} {logger}] ",
-            rfc3339_ms(timestamp_us),
-            level.name()
-        )
-    };
-    out.extend_from_slice(head.as_bytes());
+/// What stands in front of a message.
+#[derive(Debug, Clone, Copy)]
+pub struct MessageHead<'a> {
+    /// Microseconds since 1970 UTC.
+    pub timestamp_us: i64,
+    /// The rank.
+    pub rank: u32,
+    /// The record's sequence number.
+    pub seq: u64,
+    /// Severity.
+    pub level: Level,
+    /// The logger's name; may be empty.
+    pub logger: &'a str,
+    /// The source file; may be empty.
+    pub file: &'a str,
+    /// The line in it.
+    pub line: u32,
+}
+
+/// Appends a message: `[2026-01-01T00:00:00.000Z] [INFO] [rank 0 17.123 logger train.py:12] text`.
+///
+/// Behind the sequence number stand the microseconds within the millisecond. Without a logger there is a `-` in its
+/// place, or nothing when there is no file either; blanks and brackets within names are written as `%20`.
+pub fn put_message(out: &mut Vec<u8>, head: &MessageHead<'_>, text: &str) {
+    let MessageHead {
+        timestamp_us,
+        rank,
+        seq,
+        level,
+        logger,
+        file,
+        line,
+    } = *head;
+    let micros = timestamp_us.rem_euclid(1000);
+    let time = rfc3339_ms(timestamp_us - micros);
+    let level = level.name();
+    out.extend_from_slice(format!("[{time}] [{level}] [rank {rank} {seq}.{micros:03}").as_bytes());
+    if !logger.is_empty() || !file.is_empty() {
+        out.push(b' ');
+        match logger {
+            "" => out.push(b'-'),
+            "-" => out.extend_from_slice(b"%2D"),
+            name => put_name(out, name),
+        }
+    }
+    if !file.is_empty() {
+        out.push(b' ');
+        put_name(out, file);
+        out.extend_from_slice(format!(":{line}").as_bytes());
+    }
+    out.extend_from_slice(b"] ");
     put_lines(out, text.as_bytes());
+}
+
+/// Writes a name without anything that would end it.
+fn put_name(out: &mut Vec<u8>, name: &str) {
+    for &byte in name.as_bytes() {
+        if byte <= b' ' || byte == b'%' || byte == b']' || byte == 0x7f {
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        } else {
+            out.push(byte);
+        }
+    }
+}
+
+/// Reads [`put_name`] back.
+fn take_name(name: &str) -> String {
+    if !name.contains('%') {
+        return name.to_owned();
+    }
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        let escaped = behind
+            .get(..2)
+            .filter(|_| byte == b'%')
+            .and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        if let Some(escaped) = escaped {
+            bytes.push(escaped);
+            rest = &behind[2..];
+        } else {
+            bytes.push(byte);
+            rest = behind;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Appends captured output: `[2026-01-01T00:00:00.000000Z] [rank 0 out 17] text`; a `+` behind the number says that the line goes on.
@@ -93,7 +151,11 @@ pub struct LogLine {
     pub stream: Option<Stream>,
     /// The logger's name; empty when there was none.
     pub logger: String,
-    /// The record's sequence number; 0 for messages.
+    /// The source file of a message; empty when that is not known.
+    pub file: String,
+    /// The line in it; 0 when that is not known.
+    pub line: u32,
+    /// The record's sequence number.
     pub seq: u64,
     /// Whether the line ends here.
     pub ends_line: bool,
@@ -139,6 +201,8 @@ fn foreign(line: &[u8], offset: u64) -> LogLine {
         level: None,
         stream: None,
         logger: String::new(),
+        file: String::new(),
+        line: 0,
         seq: 0,
         ends_line: true,
         text: line.to_vec(),
@@ -157,12 +221,20 @@ fn parse_line(kind: LogKind, line: &[u8], offset: u64) -> Option<LogLine> {
         LogKind::Run => {
             let (level, rest) = bracket(rest)?;
             let (who, text) = bracket(rest)?;
-            let who = who.strip_prefix("rank ")?;
-            let (rank, logger) = who.split_once(' ').unwrap_or((who, ""));
+            let mut parts = who.strip_prefix("rank ")?.split(' ');
+            let rank = parts.next()?.parse().ok()?;
+            let (seq, micros) = parts.next()?.split_once('.')?;
+            let logger = parts.next().unwrap_or("-");
+            let place = parts.next().and_then(|place| place.rsplit_once(':'));
+            let (file, line) = place.unwrap_or(("", "0"));
             Some(LogLine {
-                rank: rank.parse().ok()?,
+                timestamp_us: timestamp_us + micros.parse::<i64>().ok()?,
+                rank,
                 level: Some(Level::parse(level)?),
-                logger: logger.to_owned(),
+                logger: take_name(if logger == "-" { "" } else { logger }),
+                file: take_name(file),
+                line: line.parse().ok()?,
+                seq: seq.parse().ok()?,
                 text: text.to_vec(),
                 ..empty
             })
@@ -308,21 +380,45 @@ mod tests {
         }
 
         #[test]
-        fn every_message_reads_back(text: String, level: u8) {
+        fn every_message_reads_back(text: String, level: u8, logger: String, file: String, line: u32, seq: u64) {
             let mut out = Vec::new();
-            put_message(&mut out, 1_767_225_600_123_000, 5, Level(level), "a.b", &text);
+            let line = if file.is_empty() { 0 } else { line };
+            let head = MessageHead {
+                timestamp_us: 1_767_225_600_123_456,
+                rank: 5,
+                seq,
+                level: Level(level),
+                logger: &logger,
+                file: &file,
+                line,
+            };
+            put_message(&mut out, &head, &text);
             let (lines, _) = parse(LogKind::Run, &out, 0, true);
             prop_assert_eq!(lines.len(), 1);
             prop_assert_eq!(&lines[0].text, text.as_bytes());
             prop_assert_eq!(lines[0].level, Some(Level(level)));
-            prop_assert_eq!(&lines[0].logger, "a.b");
+            prop_assert_eq!((&lines[0].logger, &lines[0].file, lines[0].line), (&logger, &file, line));
+            prop_assert_eq!((lines[0].seq, lines[0].timestamp_us), (seq, head.timestamp_us));
         }
     }
 
     #[test]
     fn a_torn_record_is_left_for_later() {
         let mut out = Vec::new();
-        put_message(&mut out, 0, 0, Level::INFO, "", "one");
+        let head = MessageHead {
+            timestamp_us: 0,
+            rank: 0,
+            seq: 1,
+            level: Level::INFO,
+            logger: "",
+            file: "",
+            line: 0,
+        };
+        put_message(&mut out, &head, "one");
+        assert_eq!(
+            out,
+            b"[1970-01-01T00:00:00.000Z] [INFO] [rank 0 1.000] one\n"
+        );
         let whole = out.len();
         out.extend_from_slice(b"[1970-01-01T00");
         let (lines, used) = parse(LogKind::Run, &out, 0, false);

@@ -174,6 +174,8 @@ fn a_log_cut_anywhere_recovers_a_prefix() {
                 let text = RecordBody::Message {
                     level: Level::INFO,
                     logger: String::new(),
+                    file: String::new(),
+                    line: 0,
                     text: "hello".to_owned(),
                 };
                 Record {

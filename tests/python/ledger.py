@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -272,3 +273,48 @@ def read_console(path: Path) -> list[tuple[int, str, bytes]]:
             lines.append((rank, stream, b"".join(open_lines.pop((rank, stream)))))
     assert not open_lines
     return lines
+
+
+MESSAGE_LINE = re.compile(
+    r"\[(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)\] \[(\w+)\] "
+    r"\[rank (\d+) (\d+)\.(\d{3})(?: ([^ \]]+))?(?: ([^ \]]+):(\d+))?\] ",
+    re.ASCII,
+)
+
+
+class Message(NamedTuple):
+    """One record of run.log."""
+
+    level: str
+    rank: int
+    text: str
+    seq: int = 0
+    logger: str = ""
+    file: str = ""
+    line: int = 0
+
+
+def read_messages(path: Path) -> list[Message]:
+    """The records of run.log, with their further lines joined."""
+    messages = []
+    for record in re.split(r"\n(?!\t)", path.read_bytes().decode())[:-1]:
+        head = MESSAGE_LINE.match(record)
+        assert head, f"no record: {record[:120]!r}"
+        _, level, rank, seq, _, logger, file, line = head.groups()
+        messages.append(
+            Message(
+                level,
+                int(rank),
+                record[head.end() :].replace("\n\t", "\n"),
+                int(seq),
+                "" if logger in (None, "-") else unquote(logger),
+                unquote(file or ""),
+                int(line or 0),
+            )
+        )
+    return messages
+
+
+def said(run_dir: Path) -> list[tuple[str, int, str]]:
+    """(level, rank, text) of run.log."""
+    return [message[:3] for message in read_messages(run_dir / "run.log")]

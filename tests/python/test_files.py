@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 import monarch_like as ml
+from ledger import read_messages, said
 from processes import Programs, until
 
 COLUMNS = {
@@ -278,14 +279,12 @@ def test_messages_of_many_lines_read_back_by_their_prefix(exp: ml.Experiment) ->
     exp.warn("")
     exp.log_message(35, "by number")
     exp.close()
-    text = (exp.run_dir / "run.log").read_text()
-    records = re.split(r"\n(?!\t)", text.rstrip("\n"))
-    stamp = r"\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] "
-    assert [re.sub(stamp, "", record, count=1) for record in records] == [
-        "[INFO] [rank 0] one\n\t[2026] two\n\t\n\t\tthree",
-        "[WARN] [rank 0] ",
-        "[LEVEL35] [rank 0] by number",
+    assert said(exp.run_dir) == [
+        ("INFO", 0, "one\n[2026] two\n\n\tthree"),
+        ("WARN", 0, ""),
+        ("LEVEL35", 0, "by number"),
     ]
+    assert [message.seq for message in read_messages(exp.run_dir / "run.log")] == [1, 2, 3]
 
 
 def test_the_command_lists_inspects_and_exports_what_the_face_wrote(

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import monarch_like as ml
-from ledger import read_rows
+from ledger import read_rows, said
 from processes import Programs, owner_of, stop, until
 
 START = """
@@ -190,12 +190,11 @@ def test_the_module_has_one_current_run_and_init_closes_the_last(exps: Path) -> 
     assert record(one.run_dir)["scalars"] == {"best": 0.5}
     config = yaml.safe_load((one.run_dir / "config.yaml").read_text())
     assert config == {"model": {"layers": [1, 2]}}
-    lines = (one.run_dir / "run.log").read_text().splitlines()
-    assert [line.split("] ", 1)[1] for line in lines] == [
-        "[INFO] [rank 0] hello",
-        "[WARN] [rank 0] careful",
-        "[ERROR] [rank 0] broken",
-        "[DEBUG] [rank 0] detail",
+    assert said(one.run_dir) == [
+        ("INFO", 0, "hello"),
+        ("WARN", 0, "careful"),
+        ("ERROR", 0, "broken"),
+        ("DEBUG", 0, "detail"),
     ]
 
 

@@ -9,6 +9,17 @@ use super::{OnFull, Run};
 use crate::error::{MeshError, Result};
 use crate::ring::{Refusal, encode};
 
+/// Where a message comes from; what is not known is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The logger's name.
+    pub logger: String,
+    /// The source file.
+    pub file: String,
+    /// The line in it, from 1.
+    pub line: u32,
+}
+
 impl Run {
     /// Takes in one encoded record; this is what every `log_*` ends in.
     ///
@@ -91,9 +102,24 @@ impl Run {
     /// # Errors
     /// As [`Run::log_metrics`].
     pub fn log_message(&self, level: Level, text: impl Into<String>) -> Result<u64, Refusal> {
+        self.log_from(level, Origin::default(), text)
+    }
+
+    /// [`Run::log_message`], with who said it and where.
+    ///
+    /// # Errors
+    /// As [`Run::log_metrics`].
+    pub fn log_from(
+        &self,
+        level: Level,
+        source: Origin,
+        text: impl Into<String>,
+    ) -> Result<u64, Refusal> {
         self.log(&RecordBody::Message {
             level,
-            logger: String::new(),
+            logger: source.logger,
+            file: source.file,
+            line: source.line,
             text: text.into(),
         })
     }

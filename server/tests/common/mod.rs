@@ -126,6 +126,8 @@ impl LiveRun {
             RecordBody::Message {
                 level,
                 logger: String::new(),
+                file: String::new(),
+                line: 0,
                 text: text.into(),
             },
         );

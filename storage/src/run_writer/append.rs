@@ -91,16 +91,20 @@ impl RunWriter {
                 RecordBody::Message {
                     level,
                     logger,
+                    file,
+                    line,
                     text,
                 } => {
-                    text::put_message(
-                        self.run_log.pending(),
-                        head.timestamp_us,
+                    let head = text::MessageHead {
+                        timestamp_us: head.timestamp_us,
                         rank,
+                        seq: head.seq,
                         level,
-                        &logger,
-                        &text,
-                    );
+                        logger: &logger,
+                        file: &file,
+                        line,
+                    };
+                    text::put_message(self.run_log.pending(), &head, &text);
                 }
                 RecordBody::Console {
                     stream,

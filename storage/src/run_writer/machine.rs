@@ -109,6 +109,8 @@ fn record(rank: u32, seq: u64) -> RecordBody {
         n if n % 5 == 0 => RecordBody::Message {
             level: Level::INFO,
             logger: String::new(),
+            file: String::new(),
+            line: 0,
             text: format!("{rank}/{n}"),
         },
         n if n % 7 == 0 => RecordBody::Scalar(Point::new("s", Value::Int(n.cast_signed()))),

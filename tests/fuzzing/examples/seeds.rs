@@ -76,6 +76,8 @@ fn bodies() -> Vec<RecordBody> {
         RecordBody::Message {
             level: Level::INFO,
             logger: "a.b".into(),
+            file: "train.py".into(),
+            line: 12,
             text: "one\ntwo".into(),
         },
         RecordBody::Console {

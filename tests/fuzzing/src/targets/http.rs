@@ -190,6 +190,8 @@ fn logged(base: &Path, (experiment, run): (&str, &str)) -> (RunWriter, OwnerLock
                 0 => RecordBody::Message {
                     level: Level::INFO,
                     logger: String::new(),
+                    file: String::new(),
+                    line: 0,
                     text: format!("line {seq}\nand more"),
                 },
                 1 => RecordBody::Console {
