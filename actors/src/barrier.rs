@@ -245,6 +245,7 @@ impl<T> BarrierBook<T> {
             ranks,
             rows,
             elapsed_secs: now_us.saturating_sub(asked) as f64 / 1e6,
+            forwarding: true,
         }
     }
 }

@@ -4,18 +4,22 @@
 //! A process has one redirection, however many runs it has: made for the first that captures, undone behind
 //! the last, in whatever order they close.
 
+mod lines;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use expman_model::RecordBody;
-use expman_model::limits::{CONSOLE_CHUNK_BYTES, CONSOLE_PATIENCE};
+use expman_model::limits::CONSOLE_PATIENCE;
 use expman_model::record::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use self::lines::Lines;
 use crate::error::{MeshError, Result};
+use crate::gate::Gate;
 use crate::ring::{Ring, encode};
 
 /// How long a barrier waits for the pipe to be empty.
@@ -55,6 +59,7 @@ struct Pump {
 #[derive(Debug)]
 struct Listener {
     ring: Arc<Ring>,
+    gate: Arc<Gate>,
     lines: [Lines; 2],
     /// Whether a full queue is waited for: once, and again when something has found room.
     is_patient: bool,
@@ -74,7 +79,7 @@ impl Capture {
     ///
     /// # Errors
     /// When a descriptor is closed, or no pipe or thread can be made; nothing is changed then.
-    pub fn start(ring: Arc<Ring>) -> Result<Self> {
+    pub(crate) fn start(ring: Arc<Ring>, gate: Arc<Gate>) -> Result<Self> {
         let mut current = locked(&CURRENT);
         let pump = match &*current {
             // What a fork copied belongs to the parent: its thread is not here.
@@ -85,12 +90,21 @@ impl Capture {
                 pump
             }
         };
-        locked(&pump.listeners).push(Listener::new(Arc::clone(&ring)));
+        locked(&pump.listeners).push(Listener::new(Arc::clone(&ring), gate));
         Ok(Self {
             pump,
             ring,
             stopped: AtomicBool::new(false),
         })
+    }
+
+    /// The descriptors as they were, standard output and error.
+    ///
+    /// # Errors
+    /// When there are too many descriptors.
+    pub(crate) fn originals(&self) -> Result<[OwnedFd; 2]> {
+        let [out, err] = &self.pump.taps;
+        Ok([copied(&out.original)?, copied(&err.original)?])
     }
 
     /// Waits, for a bounded time, until what was written so far is in the ring.
@@ -233,9 +247,10 @@ impl Pump {
 }
 
 impl Listener {
-    fn new(ring: Arc<Ring>) -> Self {
+    fn new(ring: Arc<Ring>, gate: Arc<Gate>) -> Self {
         Self {
             ring,
+            gate,
             lines: [Lines::default(), Lines::default()],
             is_patient: true,
         }
@@ -244,11 +259,14 @@ impl Listener {
     fn hear(&mut self, stream: Stream, bytes: &[u8]) {
         let Self {
             ring,
+            gate,
             lines,
             is_patient,
         } = self;
         lines[usize::from(stream == Stream::Err)].feed(bytes, |line, ends| {
-            *is_patient = record(ring, stream, line, ends, *is_patient);
+            if gate.is_on() {
+                *is_patient = record(ring, stream, line, ends, *is_patient);
+            }
         });
     }
 
@@ -256,9 +274,13 @@ impl Listener {
     fn end(mut self) {
         let Self {
             ring,
+            gate,
             lines,
             is_patient,
         } = &mut self;
+        if !gate.is_on() {
+            return;
+        }
         for (stream, lines) in [Stream::Out, Stream::Err].into_iter().zip(lines) {
             lines.end(|line, ends| {
                 *is_patient = record(ring, stream, line, ends, *is_patient);
@@ -324,6 +346,12 @@ impl Tap {
     }
 }
 
+/// Another descriptor of the same file.
+pub(crate) fn copied(fd: impl AsFd) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 3)
+        .map_err(|e| MeshError::io("copy a descriptor of", "the terminal")(e.into()))
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -339,76 +367,5 @@ fn wait_for(limit: Duration, mut look: impl FnMut() -> bool) -> bool {
             return false;
         }
         std::thread::sleep(Duration::from_micros(500));
-    }
-}
-
-/// Bytes of a line that has not ended.
-#[derive(Debug, Default)]
-struct Lines {
-    rest: Vec<u8>,
-}
-
-impl Lines {
-    /// Splits at newlines; a line beyond the chunk size goes on in the next record.
-    fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8], bool)) {
-        self.rest.extend_from_slice(bytes);
-        let mut from = 0;
-        while let Some(n) = self.rest[from..].iter().position(|&b| b == b'\n') {
-            for (last, chunk) in chunks(&self.rest[from..from + n]) {
-                each(chunk, last);
-            }
-            from += n + 1;
-        }
-        self.rest.drain(..from);
-        while self.rest.len() > CONSOLE_CHUNK_BYTES {
-            each(&self.rest[..CONSOLE_CHUNK_BYTES], false);
-            self.rest.drain(..CONSOLE_CHUNK_BYTES);
-        }
-    }
-
-    /// The line that never ended.
-    fn end(&mut self, mut each: impl FnMut(&[u8], bool)) {
-        if !self.rest.is_empty() {
-            each(&self.rest, true);
-            self.rest.clear();
-        }
-    }
-}
-
-fn chunks(line: &[u8]) -> impl Iterator<Item = (bool, &[u8])> {
-    let n = line.len().div_ceil(CONSOLE_CHUNK_BYTES).max(1);
-    (0..n).map(move |i| {
-        let end = line.len().min((i + 1) * CONSOLE_CHUNK_BYTES);
-        (i + 1 == n, &line[i * CONSOLE_CHUNK_BYTES..end])
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_split_and_long_ones_are_chunked() {
-        let mut lines = Lines::default();
-        let mut seen = Vec::new();
-        lines.feed(b"one\ntw", |b, last| seen.push((b.to_vec(), last)));
-        lines.feed(b"o\n\nrest", |b, last| seen.push((b.to_vec(), last)));
-        lines.end(|b, last| seen.push((b.to_vec(), last)));
-        let texts: Vec<_> = seen
-            .iter()
-            .map(|(b, _)| String::from_utf8_lossy(b).into_owned())
-            .collect();
-        assert_eq!(texts, ["one", "two", "", "rest"]);
-        let long = [vec![b'x'; CONSOLE_CHUNK_BYTES * 2 + 5], vec![b'\n']].concat();
-        let mut chunks = Vec::new();
-        lines.feed(&long, |b, last| chunks.push((b.len(), last)));
-        assert_eq!(
-            chunks,
-            [
-                (CONSOLE_CHUNK_BYTES, false),
-                (CONSOLE_CHUNK_BYTES, false),
-                (5, true)
-            ]
-        );
     }
 }

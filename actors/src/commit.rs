@@ -13,6 +13,7 @@ mod thread;
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
+use expman_model::forwarding::Forwarding;
 use expman_model::meta::LastFlush;
 use expman_model::{EventBody, Health, RankState, RunStatus, WriterId};
 use expman_storage::StorageError;
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     Health { writer: u32, health: Health },
     /// When a rank was last heard of.
     Seen { writer: u32, at_us: i64 },
+    /// Which text is forwarded from now on, and who wanted it so.
+    Forwarding { rank: u32, forwarding: Forwarding },
     /// A line for `events.jsonl`.
     Event(EventBody),
     /// A barrier closed; answered when that is written, or can't be.

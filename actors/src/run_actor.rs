@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use expman_model::forwarding::{Forwarding, ForwardingChange};
 use expman_model::limits::{HEARTBEAT, LEASE};
 use expman_model::time::now_us;
 use expman_model::{Health, RankState, RunId, RunMeta, RunStatus, WriterId};
@@ -26,7 +27,7 @@ use crate::barrier::Standing;
 use crate::client_actor::ClientMsg;
 use crate::commit::{Command, Remains, Report, SyncToken};
 use crate::link::carrier::FrameSender;
-use crate::link::frame::{FlushRequest, Hello, Marker};
+use crate::link::frame::{FlushRequest, Frame, Hello, Marker};
 use crate::reply::cast;
 
 /// How long a run whose ranks have all left waits for announced ones that never came.
@@ -55,6 +56,11 @@ pub(crate) enum RunMsg {
     },
     /// Everything in front of a barrier's marker was sent.
     Marker { link: LinkId, marker: Marker },
+    /// A process wants other text to be forwarded.
+    Forward {
+        link: LinkId,
+        change: ForwardingChange,
+    },
     /// A process asks for a flush.
     Flush { link: LinkId, request: FlushRequest },
     /// A process closes in good order.
@@ -141,6 +147,8 @@ pub(crate) struct RunActorState {
     estranged: HashMap<u32, Process>,
     /// What keeps the files from being written; empty when nothing does.
     trouble: String,
+    /// Which text is forwarded.
+    forwarding: Forwarding,
     /// Links to tell when the run is closed.
     farewells: Vec<FrameSender>,
     finishing: bool,
@@ -158,6 +166,7 @@ impl Actor for RunActor {
     ) -> Result<RunActorState, ActorProcessingErr> {
         let expected = std::mem::take(&mut args.expected);
         let mut state = RunActorState {
+            forwarding: args.meta.forwarding.unwrap_or_default(),
             args,
             members: HashMap::new(),
             by_link: HashMap::new(),
@@ -208,6 +217,7 @@ impl Actor for RunActor {
                 allowed,
             } => state.batch(link, records, allowed).await,
             RunMsg::Marker { link, marker } => state.marker(link, marker).await,
+            RunMsg::Forward { link, change } => state.forward(link, change).await,
             RunMsg::Flush { link, request } => state.flush(link, request),
             RunMsg::Bye { link, status } => state.bye(&myself, link, status).await,
             RunMsg::Left { writer, progress } => state.left(&myself, writer, progress).await,
@@ -294,6 +304,22 @@ impl RunActorState {
                 link,
                 request,
             });
+        }
+    }
+
+    /// One setting for all ranks, whoever asks.
+    async fn forward(&mut self, link: LinkId, change: ForwardingChange) {
+        let Some((WriterId { rank, .. }, _)) = self.member(link) else {
+            return;
+        };
+        self.forwards(rank, change.apply(self.forwarding)).await;
+    }
+
+    async fn forwards(&mut self, rank: u32, forwarding: Forwarding) {
+        self.forwarding = forwarding;
+        self.tell(Command::Forwarding { rank, forwarding }).await;
+        for to in self.members.values().filter_map(|m| m.to.as_ref()) {
+            to.tell(Frame::Forwarding(forwarding));
         }
     }
 

@@ -109,5 +109,6 @@ fn report(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyDict>> {
     dict.set_item("ranks", ranks)?;
     dict.set_item("rows", report.rows)?;
     dict.set_item("elapsed", report.elapsed_secs)?;
+    dict.set_item("forwarding", report.forwarding)?;
     Ok(dict)
 }

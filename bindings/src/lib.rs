@@ -10,6 +10,7 @@ mod metrics;
 mod params;
 mod rt;
 mod run;
+mod text;
 mod values;
 
 #[pymodule]
@@ -27,4 +28,6 @@ mod _core {
     use crate::flush::CoreFlush;
     #[pymodule_export]
     use crate::run::CoreRun;
+    #[pymodule_export]
+    use crate::text::{forward, forwarding, stop_stream, stream};
 }

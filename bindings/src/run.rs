@@ -29,7 +29,7 @@ pub(crate) struct CoreRun {
     on_trouble: Py<PyAny>,
 }
 
-fn seconds(secs: f64) -> Duration {
+pub(crate) fn seconds(secs: f64) -> Duration {
     Duration::try_from_secs_f64(secs.max(0.0)).unwrap_or(Duration::from_secs(u32::MAX.into()))
 }
 
@@ -357,6 +357,10 @@ impl CoreRun {
 }
 
 impl CoreRun {
+    pub(crate) fn run(&self) -> &Run {
+        &self.run
+    }
+
     /// Pushes with the GIL held when that can't block, without it when the caller asked to wait for room.
     fn push(&self, py: Python<'_>, record: &mut [u8]) -> Result<u64, Refusal> {
         if self.run.may_wait() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Incarnation, RunId, Version};
+use crate::level::Level;
 use crate::status::RunStatus;
 
 /// One line of `events.jsonl`.
@@ -61,6 +62,12 @@ pub enum EventBody {
         queued_bytes: u64,
         spooled_bytes: u64,
         last_error: Option<String>,
+    },
+    /// Somebody changed which text of the ranks is forwarded.
+    Forwarding {
+        rank: u32,
+        enabled: bool,
+        level: Level,
     },
     FlushOpened {
         version: Version,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::forwarding::Forwarding;
 use crate::id::{Incarnation, RunId, Version};
 use crate::status::RunStatus;
 use crate::value::Value;
@@ -62,6 +63,9 @@ pub struct RunMeta {
     pub dropped: u64,
     /// The first failure.
     pub error: Option<RunError>,
+    /// Which text of the ranks is forwarded, when somebody changed that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<Forwarding>,
     /// The last barrier that closed.
     pub last_flush: Option<LastFlush>,
     /// Latest value of every `log_scalar`.

@@ -54,4 +54,6 @@ pub struct FlushReport {
     pub rows: u64,
     /// Seconds from the request to the answer.
     pub elapsed_secs: f64,
+    /// Whether captured output and Python logging are forwarded at all; if not, none of it is in the run.
+    pub forwarding: bool,
 }

@@ -18,6 +18,7 @@ from typing import Any
 from . import _lifecycle, _summary
 from ._artifacts import Copies, PathLike, target_name
 from ._core import ArtifactError, ConfigError, CoreRun, ExpmanError, FlushError
+from ._forwarding import LEVELS, Forwarding
 from ._options import core_options
 from ._report import FlushHandle
 
@@ -26,10 +27,8 @@ _HANDLE_PID = "EXPMAN_HANDLE_PID"
 
 _ENDS = ("finished", "failed", "cancelled", "interrupted", "preempted", "crashed")
 
-_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50}
 
-
-class Experiment:
+class Experiment(Forwarding):
     """One run, joined by this process as one of its ranks.
 
     All processes of one launch join the same run; who they are is found from the launcher's
@@ -232,10 +231,10 @@ class Experiment:
             level: `debug`, `info`, `warn`, `error`, `critical`, or a number from 0 to 255.
             message: any object; its `str` is written.
         """
-        number = _LEVELS.get(level.lower()) if isinstance(level, str) else level
+        number = LEVELS.get(level.lower()) if isinstance(level, str) else level
         if not isinstance(number, int) or not 0 <= number <= 255:
             self._refused(f"level {level!r}", "not a level")
-            number = _LEVELS["info"]
+            number = LEVELS["info"]
         core = self._joined()
         if core is not None:
             core.log_message(number, _lifecycle.text_of(message))
@@ -279,7 +278,7 @@ class Experiment:
             core.save_artifact(source, target)
         except ExpmanError as error:
             print(f"monarch_like: {error}", file=sys.stderr)  # noqa: T201
-            core.log_message(_LEVELS["error"], str(error))
+            core.log_message(LEVELS["error"], str(error))
             raise
 
     # --- flushing and closing ------------------------------------------------------------------

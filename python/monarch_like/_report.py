@@ -40,6 +40,8 @@ class FlushReport:
         ranks: every rank that was live when the barrier opened.
         rows: metric rows of the run that are durable now.
         elapsed: seconds from the request to the answer.
+        forwarding: whether captured output and Python logging are forwarded; when `set_mode`
+            has switched that off, none of it is in the run.
     """
 
     version: str
@@ -47,6 +49,7 @@ class FlushReport:
     ranks: dict[int, RankOutcome]
     rows: int
     elapsed: float
+    forwarding: bool
 
     def __bool__(self) -> bool:
         return self.complete
@@ -56,10 +59,11 @@ class FlushReport:
         state = (
             "complete" if self.complete else f"INCOMPLETE ({', '.join(missing) or 'not published'})"
         )
-        return (
+        text = (
             f"flush {self.version}: {state}, {len(self.ranks)} ranks, "
             f"{self.rows} rows durable, {self.elapsed * 1e3:.1f} ms"
         )
+        return text if self.forwarding else f"{text}; output and logging are not forwarded"
 
     @classmethod
     def _from(cls, raw: dict[str, Any]) -> FlushReport:

@@ -91,6 +91,16 @@ def error(message: object) -> None:
     current().error(message)
 
 
+def set_mode(forward_text: bool, **options: Any) -> None:
+    """`Experiment.set_mode` of the current run."""
+    current().set_mode(forward_text, **options)
+
+
+def logging_option(*args: Any, **options: Any) -> None:
+    """`Experiment.logging_option` of the current run."""
+    current().logging_option(*args, **options)
+
+
 def save_artifact(path: PathLike, name: str | None = None) -> Future[None]:
     """`Experiment.save_artifact` of the current run."""
     return current().save_artifact(path, name)

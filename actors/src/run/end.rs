@@ -65,6 +65,7 @@ impl Run {
             ranks: [(self.rank, own)].into(),
             rows: 0,
             elapsed_secs: elapsed.as_secs_f64(),
+            forwarding: self.gate.is_on(),
         }
     }
 
@@ -115,6 +116,7 @@ impl Run {
         if let Err(e) = self.forward.drain() {
             tracing::debug!("the forward actor is gone: {e}");
         }
+        self.stop_stream();
         if let Ok(Ok(sealed)) = answered {
             *self
                 .close_result

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use expman_model::forwarding::Forwarding;
 use expman_model::time::{now_us, parse_rfc3339, rfc3339_us};
 use expman_model::{EventBody, RankState, RunStatus};
 
@@ -36,6 +37,17 @@ impl RunWriter {
             },
         };
         self.event(event);
+        self.state.dirty = true;
+    }
+
+    /// Notes which text is forwarded from now on, and which rank wanted it so.
+    pub fn set_forwarding(&mut self, rank: u32, forwarding: Forwarding) {
+        self.event(EventBody::Forwarding {
+            rank,
+            enabled: forwarding.on,
+            level: forwarding.level,
+        });
+        self.state.meta.forwarding = Some(forwarding);
         self.state.dirty = true;
     }
 
