@@ -11,6 +11,7 @@ mod import;
 mod thread;
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use bytes::Bytes;
 use expman_model::forwarding::Forwarding;
@@ -65,6 +66,14 @@ pub(crate) enum Command {
     Seen { writer: u32, at_us: i64 },
     /// Which text is forwarded from now on, and who wanted it so.
     Forwarding { rank: u32, forwarding: Forwarding },
+    /// A rank fell silent.
+    Silent {
+        writer: u32,
+        silent: Duration,
+        others_step: i64,
+    },
+    /// It logs again.
+    Back { writer: u32, silent: Duration },
     /// A line for `events.jsonl`.
     Event(EventBody),
     /// A barrier closed; answered when that is written, or can't be.

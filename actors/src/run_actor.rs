@@ -6,13 +6,15 @@
 //! Promises that nothing is acknowledged before it is durable, that a process which vanishes is given up after
 //! its lease, and that the run is closed when its last rank is gone.
 
+mod forwarding;
 mod joining;
 mod leaving;
 mod reporting;
+mod silence;
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use expman_model::forwarding::{Forwarding, ForwardingChange};
@@ -23,11 +25,12 @@ use expman_storage::run_writer::{LiveWriter, Progress};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
+use self::silence::Pace;
 use crate::barrier::Standing;
 use crate::client_actor::ClientMsg;
 use crate::commit::{Command, Remains, Report, SyncToken};
 use crate::link::carrier::FrameSender;
-use crate::link::frame::{FlushRequest, Frame, Hello, Marker};
+use crate::link::frame::{FlushRequest, Hello, Marker};
 use crate::reply::cast;
 
 /// How long a run whose ranks have all left waits for announced ones that never came.
@@ -103,6 +106,8 @@ pub(crate) struct RunArgs {
     /// Processes that it knew and that ended meanwhile, by index.
     pub(crate) gone: Vec<u32>,
     pub(crate) ranks: BTreeSet<u32>,
+    /// How long a rank may be silent while others advance.
+    pub(crate) silent_after: Duration,
     pub(crate) commit: mpsc::Sender<Command>,
     pub(crate) client: ActorRef<ClientMsg>,
     /// Set when the run is closed, with the reason why it was not closed well.
@@ -118,6 +123,7 @@ struct Member {
     to: Option<FrameSender>,
     standing: Standing,
     leaving: bool,
+    pace: Pace,
     process: Process,
 }
 
@@ -246,6 +252,7 @@ impl RunActorState {
                 to: None,
                 standing,
                 leaving: false,
+                pace: Pace::new(Instant::now()),
                 process,
             },
         );
@@ -273,6 +280,11 @@ impl RunActorState {
         if let Some((_, member)) = self.member(link) {
             member.standing.last_seen_us = now_us();
             let writer = member.index;
+            let now = Instant::now();
+            let silent = member.pace.silence(now);
+            if member.pace.heard(now) {
+                self.tell(Command::Back { writer, silent }).await;
+            }
             let batch = Command::Batch {
                 writer,
                 records,
@@ -307,22 +319,6 @@ impl RunActorState {
         }
     }
 
-    /// One setting for all ranks, whoever asks.
-    async fn forward(&mut self, link: LinkId, change: ForwardingChange) {
-        let Some((WriterId { rank, .. }, _)) = self.member(link) else {
-            return;
-        };
-        self.forwards(rank, change.apply(self.forwarding)).await;
-    }
-
-    async fn forwards(&mut self, rank: u32, forwarding: Forwarding) {
-        self.forwarding = forwarding;
-        self.tell(Command::Forwarding { rank, forwarding }).await;
-        for to in self.members.values().filter_map(|m| m.to.as_ref()) {
-            to.tell(Frame::Forwarding(forwarding));
-        }
-    }
-
     fn heard(&mut self, link: LinkId) {
         if let Some((_, member)) = self.member(link) {
             member.standing.last_seen_us = now_us();
@@ -338,6 +334,7 @@ impl RunActorState {
     }
 
     async fn tick(&mut self) {
+        self.look_for_silence().await;
         for (writer, member) in &self.members {
             self.client(ClientMsg::Stand {
                 writer: *writer,

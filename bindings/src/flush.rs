@@ -101,6 +101,7 @@ fn report(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyDict>> {
             reason = "wall clock in seconds, as time.time() has it"
         )]
         one.set_item("last_seen", outcome.last_seen_us as f64 / 1e6)?;
+        one.set_item("last_lines", &outcome.last_lines)?;
         ranks.set_item(rank, one)?;
     }
     let dict = PyDict::new(py);

@@ -54,6 +54,21 @@ pub enum EventBody {
         last_step: Option<i64>,
         reason: String,
     },
+    /// A rank fell silent while others advanced, or all others wait for it.
+    RankSilent {
+        rank: u32,
+        incarnation: Incarnation,
+        last_step: Option<i64>,
+        silent_secs: f64,
+        others_step: i64,
+        last_lines: Vec<String>,
+    },
+    /// It logs again.
+    RankBack {
+        rank: u32,
+        incarnation: Incarnation,
+        silent_secs: f64,
+    },
     /// A rank dropped records, or what keeps them from the disk changed.
     RankHealth {
         rank: u32,

@@ -239,6 +239,12 @@ pub struct RankMeta {
     pub last_seen: Option<String>,
     /// Greatest step it logged.
     pub last_step: Option<i64>,
+    /// RFC 3339 UTC of the last metrics it logged.
+    pub last_step_at: Option<String>,
+    /// RFC 3339 UTC of the last line it wrote.
+    pub last_line_at: Option<String>,
+    /// RFC 3339 UTC since when it is silent, while it is told to be.
+    pub silent_since: Option<String>,
     /// Last sequence number that was received.
     pub accepted_seq: u64,
     /// Last sequence number on disk.
@@ -272,6 +278,9 @@ impl Default for RankMeta {
             left_at: None,
             last_seen: None,
             last_step: None,
+            last_step_at: None,
+            last_line_at: None,
+            silent_since: None,
             accepted_seq: 0,
             durable_seq: 0,
             rows: 0,

@@ -39,6 +39,9 @@ pub struct RankOutcome {
     pub last_step: Option<i64>,
     /// Wall clock of the last word from it, microseconds since 1970 UTC.
     pub last_seen_us: i64,
+    /// What it said last, when it is not durable.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_lines: Vec<String>,
 }
 
 /// What a flush achieved, rank by rank.

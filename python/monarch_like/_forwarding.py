@@ -103,8 +103,12 @@ def level_number(level: int | str) -> int:
     return number
 
 
-def _seconds(name: str, secs: float) -> float:
-    is_number = isinstance(secs, (int, float)) and not isinstance(secs, bool)
-    if not is_number or not math.isfinite(secs) or not 0 < secs <= WINDOW_SECS_MAX:
+def _seconds(name: str, secs: object) -> float:
+    if (
+        not isinstance(secs, (int, float))
+        or isinstance(secs, bool)
+        or not math.isfinite(secs)
+        or not 0 < secs <= WINDOW_SECS_MAX
+    ):
         raise ConfigError(f"{name}={secs!r} is not a number of seconds up to {WINDOW_SECS_MAX:g}")
     return float(secs)

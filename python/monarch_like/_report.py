@@ -21,12 +21,14 @@ class RankOutcome:
         seq: its last durable sequence number.
         last_step: the greatest step it logged, None when it never gave one.
         last_seen: wall clock of the last word from it, in seconds as `time.time()` has it.
+        last_lines: what it said last, when it is not durable.
     """
 
     state: Literal["durable", "dead", "timeout"]
     seq: int
     last_step: int | None
     last_seen: float
+    last_lines: list[str]
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,11 @@ class FlushReport:
         return self.complete
 
     def __str__(self) -> str:
-        missing = [f"rank {r} {o.state}" for r, o in self.ranks.items() if o.state != "durable"]
+        missing = [
+            f"rank {rank} {each.state}" + (f" at step {each.last_step}" if each.last_step else "")
+            for rank, each in self.ranks.items()
+            if each.state != "durable"
+        ]
         state = (
             "complete" if self.complete else f"INCOMPLETE ({', '.join(missing) or 'not published'})"
         )

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::text::LogLine;
+use crate::error::Result;
+use crate::layout::RunDir;
+use crate::tail::TextTail;
+use crate::text::{LogKind, LogLine};
 
 /// Bytes of an unfinished line that are waited with.
 const UNFINISHED_BYTES_MAX: usize = 1 << 20;
@@ -43,6 +46,42 @@ impl Lines {
     }
 }
 
+/// How many lines are told of a rank that fell silent, or died.
+const LAST_LINES: usize = 5;
+/// Most bytes of the end of each file that are looked through for them …
+const LAST_BYTES: u64 = 1 << 20;
+/// … and characters that are told of each.
+const LINE_CHARS_MAX: usize = 500;
+
+/// What a rank said last, oldest first: a few lines of its output and messages, if the ends of the files have any.
+///
+/// # Errors
+/// When a file can't be read.
+pub fn last_of(dir: &RunDir, rank: u32) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for kind in [LogKind::Run, LogKind::Console] {
+        let mut tail = TextTail::near_end(dir, kind, LAST_BYTES)?;
+        let mut lines = Lines::default();
+        loop {
+            let records = tail.poll()?;
+            if records.is_empty() {
+                break;
+            }
+            let own = records.into_iter().filter(|record| record.rank == rank);
+            found.extend(own.filter_map(|record| lines.push(record)));
+        }
+        found.extend(lines.end());
+    }
+    found.sort_by_key(|line| line.timestamp_us);
+    let last = found.iter().rev().take(LAST_LINES).rev();
+    Ok(last
+        .map(|line| {
+            let text = String::from_utf8_lossy(last_state(&line.text));
+            text.chars().take(LINE_CHARS_MAX).collect()
+        })
+        .collect())
+}
+
 /// What a terminal would show of a line that was written over again and again: its last state.
 #[must_use]
 pub fn last_state(text: &[u8]) -> &[u8] {
@@ -57,7 +96,7 @@ mod tests {
     use expman_model::Stream;
 
     use super::*;
-    use crate::text::{LogKind, parse, put_console};
+    use crate::text::{parse, put_console};
 
     #[test]
     fn a_progress_bar_is_shown_in_its_last_state() {

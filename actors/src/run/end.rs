@@ -55,6 +55,7 @@ impl Run {
             seq,
             last_step: None,
             last_seen_us: expman_model::time::now_us(),
+            last_lines: Vec::new(),
         };
         FlushReport {
             version: Version {

@@ -63,6 +63,7 @@ impl RunWriter {
         let w = &self.state.writers[writer as usize];
         let (rank, attempt, mut upto) = (w.id.rank, w.meta.attempt, w.applied_seq);
         let mut hole = Hole::default();
+        let mut last = w.last;
         while !body.is_empty() {
             let (head, inner) = RecordHead::split(body)?;
             let (record, rest) = body.split_at(4 + head.length);
@@ -75,6 +76,7 @@ impl RunWriter {
             }
             upto = head.seq;
             if head.kind == KIND_METRICS {
+                last.metrics_us = head.timestamp_us;
                 let row = Row {
                     key: "",
                     rank,
@@ -95,6 +97,7 @@ impl RunWriter {
                     line,
                     text,
                 } => {
+                    last.line_us = head.timestamp_us;
                     let head = text::MessageHead {
                         timestamp_us: head.timestamp_us,
                         rank,
@@ -111,6 +114,7 @@ impl RunWriter {
                     ends_line,
                     bytes,
                 } => {
+                    last.line_us = head.timestamp_us;
                     text::put_console(
                         self.console_log.pending(),
                         head.timestamp_us,
@@ -131,6 +135,7 @@ impl RunWriter {
             }
         }
         hole.close(others);
+        self.state.writers[writer as usize].last = last;
         Ok(upto)
     }
 

@@ -183,6 +183,7 @@ fn frames(to: &Path) {
                         seq: 4,
                         last_step: None,
                         last_seen_us: 5,
+                        last_lines: Vec::new(),
                     },
                 )]
                 .into(),
