@@ -8,7 +8,6 @@ mod exit;
 mod flush;
 mod metrics;
 mod params;
-mod rt;
 mod run;
 mod text;
 mod values;

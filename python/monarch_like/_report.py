@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._core import FlushError
@@ -28,7 +28,7 @@ class RankOutcome:
     seq: int
     last_step: int | None
     last_seen: float
-    last_lines: list[str]
+    last_lines: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class FlushReport:
     ranks: dict[int, RankOutcome]
     rows: int
     elapsed: float
-    forwarding: bool
+    forwarding: bool = True
 
     def __bool__(self) -> bool:
         return self.complete
