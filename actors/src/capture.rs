@@ -268,7 +268,13 @@ impl Listener {
 }
 
 /// Whether there was room. The ring counts what it refuses; saying so here would only make more output.
-fn record(ring: &Ring, stream: Stream, bytes: &[u8], ends_line: bool, is_patient: bool) -> bool {
+pub(crate) fn record(
+    ring: &Ring,
+    stream: Stream,
+    bytes: &[u8],
+    ends_line: bool,
+    is_patient: bool,
+) -> bool {
     let body = RecordBody::Console {
         stream,
         ends_line,
@@ -344,13 +350,13 @@ fn wait_for(limit: Duration, mut look: impl FnMut() -> bool) -> bool {
 
 /// Bytes of a line that has not ended.
 #[derive(Debug, Default)]
-struct Lines {
+pub(crate) struct Lines {
     rest: Vec<u8>,
 }
 
 impl Lines {
     /// Splits at newlines; a line beyond the chunk size goes on in the next record.
-    fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8], bool)) {
+    pub(crate) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8], bool)) {
         self.rest.extend_from_slice(bytes);
         let mut from = 0;
         while let Some(n) = self.rest[from..].iter().position(|&b| b == b'\n') {
@@ -367,7 +373,7 @@ impl Lines {
     }
 
     /// The line that never ended.
-    fn end(&mut self, mut each: impl FnMut(&[u8], bool)) {
+    pub(crate) fn end(&mut self, mut each: impl FnMut(&[u8], bool)) {
         if !self.rest.is_empty() {
             each(&self.rest, true);
             self.rest.clear();

@@ -25,6 +25,7 @@ mod commit;
 pub mod error;
 mod fork;
 mod forward_actor;
+mod handed;
 pub mod host;
 mod hub;
 mod join;

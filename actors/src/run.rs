@@ -22,6 +22,7 @@ use crate::error::{MeshError, Result};
 use crate::forward_actor::{
     ForwardActor, ForwardArgs, ForwardMsg, ForwardStats, Notices, Source, watch_ring,
 };
+use crate::handed::Handed;
 use crate::join::{Joiner, keep_link};
 use crate::link::frame::{Hello, PROTOCOL};
 use crate::outbox::SPOOL_LOST;
@@ -48,6 +49,7 @@ pub struct Run {
     notices: Arc<Notices>,
     /// None when the run is closed: its descriptors are given back then.
     capture: Mutex<Option<Arc<Capture>>>,
+    handed: Handed,
     dir: RunDir,
     name: String,
     id: RunId,
@@ -184,6 +186,7 @@ impl Run {
         let (forward, welcome) = joined?;
         Ok(Self {
             runtime,
+            handed: Handed::new(Arc::clone(&ring)),
             ring,
             forward,
             stats,

@@ -357,6 +357,10 @@ impl CoreRun {
 }
 
 impl CoreRun {
+    pub(crate) fn run(&self) -> &Run {
+        &self.run
+    }
+
     /// Pushes with the GIL held when that can't block, without it when the caller asked to wait for room.
     fn push(&self, py: Python<'_>, record: &mut [u8]) -> Result<u64, Refusal> {
         if self.run.may_wait() {

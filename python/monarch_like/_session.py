@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 from ._artifacts import PathLike
 from ._core import ConfigError
 from ._experiment import Experiment
+from ._logs import LevelLike
 from ._report import FlushHandle
 
 _current: Experiment | None = None
@@ -89,6 +91,11 @@ def warn(message: object) -> None:
 def error(message: object) -> None:
     """`Experiment.error` of the current run."""
     current().error(message)
+
+
+def handler(level: LevelLike = 0) -> logging.Handler:
+    """`Experiment.handler` of the current run."""
+    return current().handler(level)
 
 
 def save_artifact(path: PathLike, name: str | None = None) -> Future[None]:
