@@ -19,7 +19,7 @@ from . import _console, _hooks, _lifecycle, _notebook, _summary
 from ._artifacts import Copies, PathLike, target_name
 from ._core import ArtifactError, ConfigError, CoreRun, ExpmanError, FlushError, write_console
 from ._logs import LEVELS, LevelLike, Logs, level_number
-from ._options import capture_mode, core_options, default_mode
+from ._options import capture_mode, core_options, default_mode, tell_launcher
 from ._report import FlushHandle
 
 _HANDLE = "EXPMAN_HANDLE"
@@ -360,6 +360,7 @@ class Experiment(Logs):
         try:
             self._sealed = core.close(status, max(deadline - time.monotonic(), 0.0))
         finally:
+            tell_launcher(core.handle(), status)
             _summary.tell(core.stats(), core.rank, core.run_dir)
         if left:
             raise FlushError(f"{left} artifacts were not copied within {timeout} s")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from . import _owner
@@ -16,6 +18,9 @@ CAPTURE_MODES = ("fd", "sys", "off")
 
 CAPTURED_BY_LAUNCHER = "EXPMAN_CAPTURED"
 """Environment variable: the handle of the run into which a launcher captures this process."""
+
+ENDS_IN = "EXPMAN_ENDS_IN"
+"""Environment variable: the file into which such a process writes how it ended."""
 
 _launches: dict[tuple[str, str], int] = {}
 """How many runs this process has opened by (experiment, launch key)."""
@@ -112,6 +117,14 @@ def default_mode(handle: str | None) -> str:
         except OSError:
             return "sys"
     return "fd"
+
+
+def tell_launcher(handle: str, status: str) -> None:
+    """Says how this process ended to the launcher that captures it: it is there for longer."""
+    told = os.environ.get(ENDS_IN)
+    if told and handle == os.environ.get(CAPTURED_BY_LAUNCHER):
+        with contextlib.suppress(OSError):
+            Path(told).write_text(status)
 
 
 def _launch_key(name: str, launch: Launch) -> str | None:
