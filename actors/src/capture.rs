@@ -17,7 +17,7 @@ use expman_model::record::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use self::lines::Lines;
+pub(crate) use self::lines::Lines;
 use crate::error::{MeshError, Result};
 use crate::gate::Gate;
 use crate::ring::{Ring, encode};
@@ -290,7 +290,13 @@ impl Listener {
 }
 
 /// Whether there was room. The ring counts what it refuses; saying so here would only make more output.
-fn record(ring: &Ring, stream: Stream, bytes: &[u8], ends_line: bool, is_patient: bool) -> bool {
+pub(crate) fn record(
+    ring: &Ring,
+    stream: Stream,
+    bytes: &[u8],
+    ends_line: bool,
+    is_patient: bool,
+) -> bool {
     let body = RecordBody::Console {
         stream,
         ends_line,

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use expman_model::forwarding::Forwarding;
+use expman_model::record::UNCAUGHT;
 use expman_model::{Level, RecordBody};
 use tokio::sync::watch;
 
@@ -61,10 +62,14 @@ impl Gate {
         now & ON != 0 && u16::from(level.0) >= now & !ON
     }
 
-    /// Whether a record goes into the queue: what is no text of others always does.
+    /// Whether a record goes into the queue: what is no text of others always does, and so does why a program failed.
     pub(crate) fn passes(&self, body: &RecordBody) -> bool {
         match body {
-            RecordBody::Message { level, logger, .. } if !logger.is_empty() => self.wants(*level),
+            RecordBody::Message { level, logger, .. }
+                if !logger.is_empty() && logger != UNCAUGHT =>
+            {
+                self.wants(*level)
+            }
             _ => true,
         }
     }

@@ -26,6 +26,7 @@ pub mod error;
 mod fork;
 mod forward_actor;
 mod gate;
+mod handed;
 pub mod host;
 mod hub;
 mod join;

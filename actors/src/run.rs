@@ -26,6 +26,7 @@ use crate::forward_actor::{
     ForwardActor, ForwardArgs, ForwardMsg, ForwardStats, Notices, Source, watch_ring,
 };
 use crate::gate::Gate;
+use crate::handed::Handed;
 use crate::join::{Joiner, keep_link};
 use crate::link::frame::{Hello, PROTOCOL, Welcome};
 use crate::outbox::SPOOL_LOST;
@@ -55,6 +56,7 @@ pub struct Run {
     capture: Mutex<Option<Arc<Capture>>>,
     gate: Arc<Gate>,
     stream: Mutex<Option<Stream>>,
+    handed: Handed,
     dir: RunDir,
     name: String,
     id: RunId,
@@ -181,6 +183,7 @@ impl Run {
         let (forward, welcome) = joined?;
         Ok(Self {
             runtime,
+            handed: Handed::new(Arc::clone(&ring), Arc::clone(&gate)),
             ring,
             forward,
             stats,

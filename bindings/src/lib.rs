@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+mod console;
 mod entry;
 mod errors;
 mod exit;
@@ -14,6 +15,8 @@ mod values;
 
 #[pymodule]
 mod _core {
+    #[pymodule_export]
+    use crate::console::write_console;
     #[pymodule_export]
     use crate::entry::{cli_main, owner_main};
     #[pymodule_export]

@@ -45,6 +45,9 @@ pub enum Stream {
     Err,
 }
 
+/// The logger of exceptions that nobody caught, one message each.
+pub const UNCAUGHT: &str = "uncaught";
+
 /// What was logged.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RecordBody {

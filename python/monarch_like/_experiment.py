@@ -15,11 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import _lifecycle, _summary
+from . import _console, _hooks, _lifecycle, _notebook, _summary
 from ._artifacts import Copies, PathLike, target_name
-from ._core import ArtifactError, ConfigError, CoreRun, ExpmanError, FlushError
-from ._forwarding import LEVELS, Forwarding
-from ._options import core_options
+from ._core import ArtifactError, ConfigError, CoreRun, ExpmanError, FlushError, write_console
+from ._forwarding import Forwarding
+from ._logs import LEVELS, LevelLike, Logs, level_number
+from ._options import capture_mode, core_options, default_mode, tell_launcher
 from ._report import FlushHandle
 
 _HANDLE = "EXPMAN_HANDLE"
@@ -28,7 +29,7 @@ _HANDLE_PID = "EXPMAN_HANDLE_PID"
 _ENDS = ("finished", "failed", "cancelled", "interrupted", "preempted", "crashed")
 
 
-class Experiment(Forwarding):
+class Experiment(Logs, Forwarding):
     """One run, joined by this process as one of its ranks.
 
     All processes of one launch join the same run; who they are is found from the launcher's
@@ -48,7 +49,15 @@ class Experiment(Forwarding):
         description: a text for people.
         flush_interval_rows: kept for expman's sake; batches are cut by time and bytes.
         flush_interval_ms: milliseconds that records are gathered before they are sent, at most 20.
-        redirect_console: capture descriptors 1 and 2 into console.log, and still write them.
+        capture: how output gets into console.log, which is still written as before: `"fd"`
+            takes the descriptors 1 and 2, so that what children and libraries write is there too;
+            `"sys"` takes `sys.stdout` and `sys.stderr`; `"off"` none. By default `"fd"`, where
+            there are such descriptors, and none in a worker whose launcher captures it already.
+        redirect_console: `True` is `capture="fd"`, `False` is `capture="off"`.
+        logging: the lowest level, a number or a name, from which everything that reaches the root
+            logger of `logging` becomes a message of the run, as long as it is open. The root
+            logger lets so much through meanwhile; with 0 it is left as it is. See `handler` for
+            single loggers.
         on_full: `"drop"` counts what finds the queue full; `"block"` waits for room.
         block_timeout: seconds that `"block"` waits at most for each call.
         strict: raise on what is otherwise counted and warned about once.
@@ -78,12 +87,16 @@ class Experiment(Forwarding):
         description: str | None = None,
         flush_interval_rows: int = 512,
         flush_interval_ms: float = 20.0,
-        redirect_console: bool = True,
+        redirect_console: bool | None = None,
+        capture: str | None = None,
+        logging: LevelLike | None = None,
         on_full: str = "drop",
         block_timeout: float = 10.0,
         strict: bool = False,
         timeout: float = 10.0,
     ) -> None:
+        log_level = None if logging is None else level_number("logging", logging)
+        self._capture = capture_mode(redirect_console, capture)
         options = core_options(
             name=name,
             run_name=run_name,
@@ -95,20 +108,24 @@ class Experiment(Forwarding):
             tags=tags,
             description=description,
             flush_interval_ms=flush_interval_ms,
-            redirect_console=redirect_console,
             on_full=on_full,
             block_timeout=block_timeout,
             timeout=timeout,
         )
+        self._capture = self._capture or default_mode(options["handle"])
+        options["capture"] = self._capture == "fd"
         self._strict = strict
         self._warned: set[str] = set()
         self._lock = threading.RLock()
         self._copies = Copies()
+        self._handlers = []
         self._closed = False
         self._sealed = False
         self._join_error: ExpmanError | None = None
         self._options = options
         self._use(self._new_core())
+        if log_level is not None:
+            self._capture_logging(log_level)
         if params:
             self.log_params(params)
 
@@ -139,6 +156,18 @@ class Experiment(Forwarding):
             os.environ[_HANDLE] = core.handle()
             os.environ[_HANDLE_PID] = str(os.getpid())
         _lifecycle.opened(self)
+        _hooks.opened(self)
+        _notebook.opened(self)
+        if self._capture == "sys":
+            _console.listen(self._heard)
+        elif self._capture == "fd":
+            _console.listen(self._heard, _notebook.streams_beside_descriptors())
+
+    def _heard(self, stream: str, data: bytes) -> None:
+        """Something was written to a stream of Python that is captured."""
+        core = self._core_here()
+        if core is not None:
+            write_console(core, stream, data)
 
     def _forked(self) -> None:
         """In a forked child: keep the parent's core alive and untouched, join on first use."""
@@ -176,6 +205,10 @@ class Experiment(Forwarding):
         except ExpmanError as error:
             self._refused("this forked process", str(error))
             return None
+
+    def _core_here(self) -> CoreRun | None:
+        """The core, if this very process has joined with it."""
+        return None if isinstance(self._core, _Unjoined) else self._core
 
     def _refused(self, name: str, reason: str) -> None:
         """Something was left out and counted: raise when strict, else say it once per reason."""
@@ -223,33 +256,6 @@ class Experiment(Forwarding):
         core = self._joined()
         if core is not None:
             core.log_params(params)
-
-    def log_message(self, level: str | int, message: object) -> None:
-        """Writes a message to run.log.
-
-        Args:
-            level: `debug`, `info`, `warn`, `error`, `critical`, or a number from 0 to 255.
-            message: any object; its `str` is written.
-        """
-        number = LEVELS.get(level.lower()) if isinstance(level, str) else level
-        if not isinstance(number, int) or not 0 <= number <= 255:
-            self._refused(f"level {level!r}", "not a level")
-            number = LEVELS["info"]
-        core = self._joined()
-        if core is not None:
-            core.log_message(number, _lifecycle.text_of(message))
-
-    def info(self, message: object) -> None:
-        """`log_message("info", …)`."""
-        self.log_message("info", message)
-
-    def warn(self, message: object) -> None:
-        """`log_message("warn", …)`."""
-        self.log_message("warn", message)
-
-    def error(self, message: object) -> None:
-        """`log_message("error", …)`."""
-        self.log_message("error", message)
 
     def save_artifact(self, path: PathLike, name: str | None = None) -> Future[None]:
         """Copies a file or folder below artifacts/, in the background.
@@ -340,6 +346,10 @@ class Experiment(Forwarding):
             self._closed = True
             core, copies = self._core, self._copies
         _lifecycle.forget(self)
+        _notebook.closed(self)
+        _hooks.closed(self)
+        self._end_handlers()
+        _console.leave(self._heard)
         if isinstance(core, _Unjoined):
             return False
         deadline = time.monotonic() + timeout
@@ -351,6 +361,7 @@ class Experiment(Forwarding):
         try:
             self._sealed = core.close(status, max(deadline - time.monotonic(), 0.0))
         finally:
+            tell_launcher(core.handle(), status)
             _summary.tell(core.stats(), core.rank, core.run_dir)
         if left:
             raise FlushError(f"{left} artifacts were not copied within {timeout} s")

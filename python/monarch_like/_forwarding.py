@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from ._core import ConfigError, forward, forwarding, stop_stream, stream
+from ._logs import level_number
 
 if TYPE_CHECKING:
     from ._core import CoreRun
-
-LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50}
-"""Levels by name, with Python's numbers."""
 
 AGGREGATE_WINDOW_SECS = 3.0
 """How long alike lines are gathered before they are shown once."""
@@ -20,11 +17,11 @@ AGGREGATE_WINDOW_SECS = 3.0
 WINDOW_SECS_MAX = 86_400.0
 
 
-class Forwarding(ABC):
+class Forwarding:
     """The part of `Experiment` that is about the text of all ranks."""
 
-    @abstractmethod
-    def _rejoin(self) -> CoreRun: ...
+    def _rejoin(self) -> CoreRun:
+        raise NotImplementedError
 
     def set_mode(self, forward_text: bool, *, timeout: float = 5.0) -> None:
         """Switches the forwarding of text on or off, in every rank of the run and for good.
@@ -77,7 +74,7 @@ class Forwarding(ABC):
                 raise ConfigError(
                     f"aggregate_window_sec={aggregate_window_sec!r} needs stream_to_client=True"
                 )
-        number = None if level is None else level_number(level)
+        number = None if level is None else level_number("level", level)
         core = self._rejoin()
         if stream_to_client and not forwarding(core)[0]:
             raise ConfigError(
@@ -89,18 +86,6 @@ class Forwarding(ABC):
             stream(core, window)
         elif stream_to_client is False:
             stop_stream(core)
-
-
-def level_number(level: int | str) -> int:
-    """The number of a level.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    number = LEVELS.get(level.lower()) if isinstance(level, str) else level
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 255:
-        raise ConfigError(f"level={level!r} is no level: {', '.join(LEVELS)}, or 0 to 255")
-    return number
 
 
 def _seconds(name: str, secs: object) -> float:

@@ -53,7 +53,6 @@ def _install() -> None:
     if _installed_in is None:
         atexit.register(_at_exit)
         os.register_at_fork(after_in_child=_after_fork)
-        _chain_excepthook()
         _chain_sigterm()
     if "multiprocessing.util" in sys.modules:
         # A child of multiprocessing leaves by os._exit, behind these finalizers only.
@@ -82,16 +81,13 @@ def _close_all(status: str, timeout: float) -> None:
             print(f"monarch_like: {error}", file=sys.stderr)  # noqa: T201
 
 
-def _chain_excepthook() -> None:
-    before = sys.excepthook
-
-    def hook(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
-        global _uncaught
-        status = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
-        _uncaught = (status, *describe(kind, value, trace))
-        before(kind, value, trace)
-
-    sys.excepthook = hook
+def program_ends(
+    kind: type[BaseException], value: BaseException, trace: TracebackType | None
+) -> None:
+    """The main thread ends by an exception."""
+    global _uncaught
+    status = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+    _uncaught = (status, *describe(kind, value, trace))
 
 
 def _unhooked() -> tuple[str, str, str] | None:

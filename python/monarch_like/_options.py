@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from . import _owner
 from ._artifacts import PathLike
 from ._core import ConfigError
 from ._launch import Launch, discover
+
+CAPTURE_MODES = ("fd", "sys", "off")
+
+CAPTURED_BY_LAUNCHER = "EXPMAN_CAPTURED"
+"""Environment variable: the handle of the run into which a launcher captures this process."""
+
+ENDS_IN = "EXPMAN_ENDS_IN"
+"""Environment variable: the file into which such a process writes how it ended."""
 
 _launches: dict[tuple[str, str], int] = {}
 """How many runs this process has opened by (experiment, launch key)."""
@@ -28,7 +38,6 @@ def core_options(
     tags: Iterable[str],
     description: str | None,
     flush_interval_ms: float,
-    redirect_console: bool,
     on_full: str,
     block_timeout: float,
     timeout: float,
@@ -60,7 +69,6 @@ def core_options(
         "launcher": launch.launcher,
         "handle": launch.key if launch.launcher == "handle" else None,
         "resume": resume,
-        "capture": redirect_console,
         "flush_interval_ms": flush_interval_ms,
         "timeout": timeout,
         "block_secs": block_timeout if on_full == "block" else None,
@@ -70,6 +78,53 @@ def core_options(
         "command": list(sys.orig_argv if sys.version_info >= (3, 10) else sys.argv),
         "owner_command": _owner.command(),
     }
+
+
+def capture_mode(redirect_console: object, capture: object) -> str | None:
+    """How output is captured, when it was said.
+
+    Raises:
+        ConfigError: an option is none, or they say different things.
+    """
+    if capture is not None and capture not in CAPTURE_MODES:
+        raise ConfigError(f"capture={capture!r} is none of {', '.join(map(repr, CAPTURE_MODES))}")
+    if redirect_console is None:
+        return capture if isinstance(capture, str) else None
+    if not isinstance(redirect_console, bool):
+        raise ConfigError(f"redirect_console={redirect_console!r} is neither True nor False")
+    meant = "fd" if redirect_console else "off"
+    if capture not in (None, meant):
+        raise ConfigError(
+            f"redirect_console={redirect_console!r} means capture={meant!r}, "
+            f"but capture={capture!r} was given, too"
+        )
+    return meant
+
+
+def default_mode(handle: str | None) -> str:
+    """How output is captured when nobody said it.
+
+    Args:
+        handle: by which a run is joined, if it is by one.
+    """
+    if handle is not None and handle == os.environ.get(CAPTURED_BY_LAUNCHER):
+        return "off"  # the launcher reads it into the same run
+    if sys.__stdout__ is None or sys.__stderr__ is None:
+        return "sys"  # closed when the program began: those numbers may be any file by now
+    for number in (1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            return "sys"
+    return "fd"
+
+
+def tell_launcher(handle: str, status: str) -> None:
+    """Says how this process ended to the launcher that captures it: it is there for longer."""
+    told = os.environ.get(ENDS_IN)
+    if told and handle == os.environ.get(CAPTURED_BY_LAUNCHER):
+        with contextlib.suppress(OSError):
+            Path(told).write_text(status)
 
 
 def _launch_key(name: str, launch: Launch) -> str | None:

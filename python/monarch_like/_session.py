@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 from ._artifacts import PathLike
 from ._core import ConfigError
 from ._experiment import Experiment
+from ._logs import LevelLike
 from ._report import FlushHandle
 
 _current: Experiment | None = None
@@ -99,6 +101,11 @@ def set_mode(forward_text: bool, **options: Any) -> None:
 def logging_option(*args: Any, **options: Any) -> None:
     """`Experiment.logging_option` of the current run."""
     current().logging_option(*args, **options)
+
+
+def handler(level: LevelLike = 0) -> logging.Handler:
+    """`Experiment.handler` of the current run."""
+    return current().handler(level)
 
 
 def save_artifact(path: PathLike, name: str | None = None) -> Future[None]:

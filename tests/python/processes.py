@@ -190,13 +190,15 @@ class Programs:
             check=False,
         )
 
-    def start(self, code: str, *args: object, **env: str) -> subprocess.Popen[str]:
-        """Starts a program whose output is read by the test."""
+    def start(
+        self, code: str, *args: object, stdin: bool = False, **env: str
+    ) -> subprocess.Popen[str]:
+        """Starts a program whose output is read by the test, and its input written if asked for."""
         return subprocess.Popen(
             self._command(code, args),
             env=environment(**env),
             cwd=self.folder,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -4,13 +4,13 @@ use expman_model::limits::CONSOLE_CHUNK_BYTES;
 
 /// Bytes of a line that has not ended.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     rest: Vec<u8>,
 }
 
 impl Lines {
     /// Splits at newlines; a line beyond the chunk size goes on in the next record.
-    pub(super) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8], bool)) {
+    pub(crate) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8], bool)) {
         self.rest.extend_from_slice(bytes);
         let mut from = 0;
         while let Some(n) = self.rest[from..].iter().position(|&b| b == b'\n') {
@@ -27,7 +27,7 @@ impl Lines {
     }
 
     /// The line that never ended.
-    pub(super) fn end(&mut self, mut each: impl FnMut(&[u8], bool)) {
+    pub(crate) fn end(&mut self, mut each: impl FnMut(&[u8], bool)) {
         if !self.rest.is_empty() {
             each(&self.rest, true);
             self.rest.clear();

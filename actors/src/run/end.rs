@@ -107,6 +107,7 @@ impl Run {
         if let Some(capture) = capture {
             capture.stop();
         }
+        self.handed.end();
         self.ring.close(status);
         let (reply, answer) = oneshot::channel();
         self.forward

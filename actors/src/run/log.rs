@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use expman_model::limits::{KEY_BYTES_MAX, POINTS_PER_CALL_MAX, RECORD_BYTES_MAX};
+use expman_model::record::Stream;
 use expman_model::{Level, Param, Point, RecordBody, RunStatus, Value};
 
 use super::{OnFull, Run};
@@ -126,6 +127,16 @@ impl Run {
             line: source.line,
             text: text.into(),
         })
+    }
+
+    /// Takes in output that was captured elsewhere, split into lines like that of the descriptors.
+    ///
+    /// `may_wait` lets it wait a moment for room in a full queue; what finds none is counted as left out.
+    /// Nothing happens once the run is closed.
+    pub fn write_console(&self, stream: Stream, bytes: &[u8], may_wait: bool) {
+        if self.is_mine() {
+            self.handed.hear(stream, bytes, may_wait);
+        }
     }
 
     /// Says why this rank fails; [`Run::close`] should follow with [`RunStatus::Failed`].
