@@ -4,6 +4,7 @@
 //! A process has one redirection, however many runs it has: made for the first that captures, undone behind
 //! the last, in whatever order they close.
 
+mod batch;
 mod lines;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,16 +12,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use expman_model::RecordBody;
-use expman_model::limits::CONSOLE_PATIENCE;
 use expman_model::record::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+pub(crate) use self::batch::Batch;
 pub(crate) use self::lines::Lines;
 use crate::error::{MeshError, Result};
 use crate::gate::Gate;
-use crate::ring::{Ring, encode};
+use crate::ring::Ring;
 
 /// How long a barrier waits for the pipe to be empty.
 const DRAIN_WITHIN: Duration = Duration::from_millis(200);
@@ -61,6 +61,7 @@ struct Listener {
     ring: Arc<Ring>,
     gate: Arc<Gate>,
     lines: [Lines; 2],
+    batch: Batch,
     /// Whether a full queue is waited for: once, and again when something has found room.
     is_patient: bool,
 }
@@ -252,58 +253,34 @@ impl Listener {
             ring,
             gate,
             lines: [Lines::default(), Lines::default()],
+            batch: Batch::default(),
             is_patient: true,
         }
     }
 
     fn hear(&mut self, stream: Stream, bytes: &[u8]) {
-        let Self {
-            ring,
-            gate,
-            lines,
-            is_patient,
-        } = self;
-        lines[usize::from(stream == Stream::Err)].feed(bytes, |line, ends| {
-            if gate.is_on() {
-                *is_patient = record(ring, stream, line, ends, *is_patient);
-            }
-        });
+        let Self { lines, batch, .. } = self;
+        lines[usize::from(stream == Stream::Err)]
+            .feed(bytes, |line, ends| batch.add(stream, line, ends));
+        self.push();
     }
 
     /// Lines that never ended.
     fn end(mut self) {
-        let Self {
-            ring,
-            gate,
-            lines,
-            is_patient,
-        } = &mut self;
-        if !gate.is_on() {
-            return;
-        }
+        let Self { lines, batch, .. } = &mut self;
         for (stream, lines) in [Stream::Out, Stream::Err].into_iter().zip(lines) {
-            lines.end(|line, ends| {
-                *is_patient = record(ring, stream, line, ends, *is_patient);
-            });
+            lines.end(|line, ends| batch.add(stream, line, ends));
+        }
+        self.push();
+    }
+
+    fn push(&mut self) {
+        if self.gate.is_on() {
+            self.is_patient = self.batch.push(&self.ring, self.is_patient);
+        } else {
+            self.batch.clear();
         }
     }
-}
-
-/// Whether there was room. The ring counts what it refuses; saying so here would only make more output.
-pub(crate) fn record(
-    ring: &Ring,
-    stream: Stream,
-    bytes: &[u8],
-    ends_line: bool,
-    is_patient: bool,
-) -> bool {
-    let body = RecordBody::Console {
-        stream,
-        ends_line,
-        bytes: bytes.to_vec(),
-    };
-    let patience = is_patient.then_some(CONSOLE_PATIENCE);
-    ring.push_console(&mut encode(&body), patience).is_ok()
 }
 
 impl Tap {

@@ -1,6 +1,7 @@
 //! Lines of a stream of bytes.
 
 use expman_model::limits::CONSOLE_CHUNK_BYTES;
+use memchr::memchr;
 
 /// Bytes of a line that has not ended.
 #[derive(Debug, Default)]
@@ -13,7 +14,7 @@ impl Lines {
     pub(crate) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8], bool)) {
         self.rest.extend_from_slice(bytes);
         let mut from = 0;
-        while let Some(n) = self.rest[from..].iter().position(|&b| b == b'\n') {
+        while let Some(n) = memchr(b'\n', &self.rest[from..]) {
             for (last, chunk) in chunks(&self.rest[from..from + n]) {
                 each(chunk, last);
             }
