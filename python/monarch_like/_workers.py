@@ -54,6 +54,7 @@ class End(NamedTuple):
 
     status: str
     message: str = ""
+    traceback: str = ""
 
 
 class Workers:
@@ -197,7 +198,7 @@ class Workers:
                 end = end._replace(status=said or "")
             try:
                 if end.message and end.status == "failed":
-                    core.log_failure(end.message, "")
+                    core.log_failure(end.message, end.traceback)
                 elif end.message:
                     core.log_message(50, end.message, self._launcher)
                 core.close(end.status, max(deadline - time.monotonic(), 0.1))
