@@ -51,8 +51,8 @@ class Experiment(Logs, Forwarding):
         flush_interval_ms: milliseconds that records are gathered before they are sent, at most 20.
         capture: how output gets into console.log, which is still written as before: `"fd"`
             takes the descriptors 1 and 2, so that what children and libraries write is there too;
-            `"sys"` takes `sys.stdout` and `sys.stderr`; `"off"` none. By default `"fd"`, where
-            there are such descriptors, and none in a worker whose launcher captures it already.
+            `"sys"` takes `sys.stdout` and `sys.stderr`; `"off"` none. By default `"fd"`, or
+            `"sys"` where a descriptor is closed, or `"off"` in a worker whose launcher captures it.
         redirect_console: `True` is `capture="fd"`, `False` is `capture="off"`.
         logging: the lowest level, a number or a name, from which everything that reaches the root
             logger of `logging` becomes a message of the run, as long as it is open. The root

@@ -12,7 +12,6 @@ The experiment is named by the variable `EXPMAN_EXPERIMENT`, or after the script
 from __future__ import annotations
 
 import atexit
-import contextlib
 import json
 import os
 import signal
@@ -112,8 +111,7 @@ def _end(workers: Workers) -> None:
     error = getattr(sys, "last_value", None)
     failures = getattr(error, "failures", None)
     if isinstance(failures, dict) and failures:
-        ends = {rank: _failed(failure) for rank, failure in failures.items()}
-        workers.end(ends, "cancelled")
+        workers.end(_ends(failures), "cancelled")
     elif error is None:
         workers.end({}, "finished")
     else:
@@ -121,11 +119,28 @@ def _end(workers: Workers) -> None:
         workers.end({}, _ENDS_BY_SIGNAL.get(told, "cancelled"))
 
 
-def _failed(failure: Any) -> End:
-    """What torchrun knows of a worker that failed."""
-    code = getattr(failure, "exitcode", None)
-    if isinstance(code, int) and code < 0:
-        with contextlib.suppress(ValueError):
-            return End("crashed", f"the worker was ended by {signal.Signals(-code).name}")
-    said = str(getattr(failure, "message", "") or "").strip()
-    return End("failed", f"exit code {code}: {said}" if said else f"exit code {code}")
+def _ends(failures: dict[int, Any]) -> dict[int, End]:
+    """By rank, from what torchrun says of those that failed, and of those it ended for it."""
+    codes = {rank: getattr(failure, "exitcode", None) for rank, failure in failures.items()}
+    is_told = any(code != -signal.SIGTERM for code in codes.values())
+    ends = {}
+    for rank, code in codes.items():
+        if code == -signal.SIGTERM and is_told:
+            ends[rank] = End("cancelled")
+        elif isinstance(code, int) and code < 0:
+            ends[rank] = End("crashed", f"the worker was ended by signal {-code}")
+        else:
+            ends[rank] = _failed(code, failures[rank])
+    return ends
+
+
+def _failed(code: object, failure: Any) -> End:
+    """Why a worker failed: what torch's `record` left in its error file, where it is used."""
+    message = getattr(failure, "message", None)
+    if not os.path.isfile(str(getattr(failure, "error_file", ""))):
+        message = None  # then the message only tells of that decorator
+    if isinstance(message, dict):
+        extra = message.get("extraInfo")
+        trace = extra.get("py_callstack") if isinstance(extra, dict) else None
+        return End("failed", str(message.get("message")), str(trace or ""))
+    return End("failed", str(message) if message else f"exit code {code}")

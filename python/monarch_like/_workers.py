@@ -54,6 +54,7 @@ class End(NamedTuple):
 
     status: str
     message: str = ""
+    traceback: str = ""
 
 
 class Workers:
@@ -83,6 +84,10 @@ class Workers:
     def join(self, rank: int, world_size: int | None) -> dict[str, str]:
         """Joins the run as this rank, unless it is joined; what its worker needs to join it, too.
 
+        Args:
+            rank: the worker's rank.
+            world_size: how many ranks the run has; None when others of the launch are elsewhere.
+
         Raises:
             ExpmanError: the run can't be joined.
         """
@@ -93,7 +98,7 @@ class Workers:
                 run_name=None,
                 base_dir=self._base_dir,
                 rank=rank,
-                world_size=world_size,
+                world_size=rank + 1 if world_size is None else world_size,
                 group=self._key,
                 resume=False,
                 tags=(),
@@ -103,6 +108,7 @@ class Workers:
                 block_timeout=0.0,
                 timeout=10.0,
             )
+            options["world_size"] = world_size
             options["launcher"] = self._launcher
             options["handle"] = os.environ.get("EXPMAN_HANDLE") or None
             core = CoreRun(options, _say_refused, _say)
@@ -197,7 +203,7 @@ class Workers:
                 end = end._replace(status=said or "")
             try:
                 if end.message and end.status == "failed":
-                    core.log_failure(end.message, "")
+                    core.log_failure(end.message, end.traceback)
                 elif end.message:
                     core.log_message(50, end.message, self._launcher)
                 core.close(end.status, max(deadline - time.monotonic(), 0.1))

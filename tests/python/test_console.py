@@ -440,6 +440,45 @@ def test_a_reader_of_the_output_who_leaves_costs_no_line_of_it(
     ]
 
 
+@pytest.mark.parametrize(("of_pytest", "capture"), [("fd", "fd"), ("sys", "fd"), ("fd", "sys")])
+def test_pytest_and_a_capture_do_not_disturb_each_other(
+    programs: Programs, exps: Path, tmp_path: Path, capture: str, of_pytest: str
+) -> None:
+    (tmp_path / "test_inner.py").write_text(
+        f"""
+import os, sys
+import monarch_like as ml
+
+def test_output(capfd):
+    with ml.init("exp", base_dir={str(exps)!r}, capture={capture!r}):
+        print("printed")
+        sys.stdout.flush()
+        os.write(1, b"written\\n")
+    print("behind")
+    assert capfd.readouterr().out == "printed\\nwritten\\nbehind\\n"
+
+def test_failing():
+    with ml.init("exp", base_dir={str(exps)!r}, capture={capture!r}):
+        print("told of by pytest")
+        assert False
+"""
+    )
+    done = programs.run(
+        "import sys, pytest; sys.exit(pytest.main(sys.argv[2:]))",
+        *("-p", "no:cacheprovider", "-q", f"--capture={of_pytest}", "test_inner.py"),
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+    )
+    assert done.returncode == 1, done.stderr
+    assert "1 failed, 1 passed" in done.stdout
+    assert done.stdout.count("told of by pytest\n") == 1
+    first, second = sorted(exps.glob("exp/*/console.log"))
+    # What is printed goes from sys.stdout to pytest's own file, past the descriptor.
+    assert read_console(first)[-1][2] == (b"written" if capture == "fd" else b"printed")
+    assert [text for _, _, text in read_console(second)] == (
+        [] if capture == "fd" else [b"told of by pytest"]
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -194,8 +194,14 @@ def test_a_worker_that_logs_joins_the_same_run_and_no_line_is_doubled(torchrun: 
 def test_a_run_ends_as_its_workers_did(
     torchrun: Torchrun, end: str, code: int, status: str, of_rank_1: str
 ) -> None:
-    wait = "import time\nif exp.rank != 1: time.sleep(60)\n" if code else ""
-    torchrun.run(LOGS + end + "\n" + wait, code_of=code)
+    together = """
+import time
+open(f"ready_{exp.rank}", "w").close()
+while not all(os.path.exists(f"ready_{rank}") for rank in range(3)):
+    time.sleep(0.01)
+"""
+    wait = "if exp.rank != 1: time.sleep(60)\n" if code else ""
+    torchrun.run(LOGS + together + end + "\n" + wait, code_of=code)
     record = torchrun.record
     assert record["status"] == status
     assert record["ranks"][1][0]["status"] == of_rank_1
@@ -206,7 +212,7 @@ def test_a_run_ends_as_its_workers_did(
     if status == "crashed":
         messages = read_messages(torchrun.run_dir / "run.log")
         said = [(m.rank, m.text) for m in messages if m.logger == "torchrun"]
-        assert said == [(1, "the worker was ended by SIGKILL")]
+        assert said == [(1, "the worker was ended by signal 9")]
 
 
 def test_a_worker_without_our_help_that_fails_is_named(torchrun: Torchrun) -> None:
@@ -230,6 +236,22 @@ def test_a_worker_without_our_help_that_fails_is_named(torchrun: Torchrun) -> No
         "cancelled",
         "failed",
     ]
+
+
+def test_what_a_worker_left_in_torch_s_error_file_is_why_it_failed(torchrun: Torchrun) -> None:
+    torchrun.run(
+        """
+        import json, os, sys
+        extra = {"py_callstack": "Traceback of it", "timestamp": "1"}
+        with open(os.environ["TORCHELASTIC_ERROR_FILE"], "w") as file:
+            json.dump({"message": {"message": "ValueError: it diverged", "extraInfo": extra}}, file)
+        sys.exit(1)
+        """,
+        workers=1,
+        code_of=1,
+    )
+    error = torchrun.record["error"]
+    assert (error["message"], error["traceback"]) == ("ValueError: it diverged", "Traceback of it")
 
 
 def test_workers_that_are_started_again_go_on_in_the_same_run(torchrun: Torchrun) -> None:

@@ -25,7 +25,14 @@ class ProcessFailure:
     pid: int
     exitcode: int
     error_file: str
-    message: str = ""
+    message: Any = "To enable traceback see: …"
+
+    def __post_init__(self) -> None:
+        if os.path.isfile(self.error_file):
+            with open(self.error_file, encoding="utf-8") as file:
+                self.message = json.load(file)["message"]
+        else:
+            self.error_file = "<N/A>"
 
 
 class ChildFailedError(Exception):
@@ -84,22 +91,29 @@ def run(specs: Any, envs: dict[int, dict[str, str]], command: list[str]) -> dict
                 stderr=target(dest.stderrs[rank]),
                 start_new_session=True,
             )
-        failures: dict[int, ProcessFailure] = {}
-        while not failures and any(worker.poll() is None for worker in workers.values()):
+        while all(worker.poll() in (None, 0) for worker in workers.values()):
+            if all(worker.poll() == 0 for worker in workers.values()):
+                return {}
             time.sleep(0.01)
-            failures = {
-                rank: ProcessFailure(rank, worker.pid, worker.returncode, dest.error_files[rank])
-                for rank, worker in workers.items()
-                if worker.poll() not in (None, 0)
-            }
-        return failures
+        # Those that are ended for the failure of another one are told of as failed, too.
+        stop_all(workers)
+        return {
+            rank: ProcessFailure(rank, worker.pid, worker.returncode, dest.error_files[rank])
+            for rank, worker in workers.items()
+            if worker.returncode
+        }
     finally:
-        for worker in workers.values():
-            if worker.poll() is None:
-                os.killpg(worker.pid, signal.SIGTERM)
-            worker.wait()
+        stop_all(workers)
         for file in opened:
             file.close()
+
+
+def stop_all(workers: dict[int, subprocess.Popen[bytes]]) -> None:
+    for worker in workers.values():
+        if worker.poll() is None:
+            os.killpg(worker.pid, signal.SIGTERM)
+    for worker in workers.values():
+        worker.wait()
 
 
 def main() -> None:
