@@ -10,6 +10,7 @@ use expman_storage::{Filter, RunEntry, RunKind, events, snapshot, yaml};
 use serde_json::json;
 
 use crate::console::{Console, plain};
+use crate::crash;
 use crate::exit::Exit;
 use crate::json as exact;
 use crate::locate::{BaseDir, RUN_HELP, display_name, find_run};
@@ -31,7 +32,14 @@ pub struct Args {
     run: PathBuf,
     #[command(flatten)]
     base: BaseDir,
-    /// Print one object: meta (run.yaml), config (config.yaml), path, live, rows, problems.
+    /// How it failed: the first rank to fail first, the same tracebacks of many ranks once, the last lines of each
+    #[arg(long)]
+    crash: bool,
+    /// With --crash, so many of the last lines of each rank
+    #[arg(short = 'n', long, value_name = "N", requires = "crash", default_value_t = crash::LINES_DEFAULT)]
+    lines: usize,
+    /// Print one object: meta (run.yaml), config (config.yaml), path, live, rows, problems; with --crash: failures,
+    /// tracebacks, healthy, problems.
     /// What JSON has no number for is written as "NaN", "inf" or "-inf"
     #[arg(long)]
     json: bool,
@@ -40,7 +48,11 @@ pub struct Args {
 impl Args {
     /// Runs the command.
     pub fn run(&self, console: &mut Console) -> anyhow::Result<Exit> {
-        let view = View::of(find_run(&self.base.dir, &self.run)?);
+        let run = find_run(&self.base.dir, &self.run)?;
+        if self.crash {
+            return crash::show(console, &run, self.lines, self.json);
+        }
+        let view = View::of(run);
         if self.json {
             let json = json!({
                 "meta": exact::meta(&view.run.meta)?,

@@ -13,6 +13,7 @@ use expman_storage::{RunDir, RunKind, TextTail, lock};
 
 use self::select::Select;
 use self::show::Show;
+pub use self::show::readable;
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::locate::{BaseDir, RUN_HELP, find_run};

@@ -65,6 +65,8 @@ pub const KEY_BYTES_MAX: usize = 1024;
 pub const POINTS_PER_CALL_MAX: usize = 10_000;
 /// Most distinct metric names of a run that are summarised in `run.yaml`; all of them are stored.
 pub const SUMMARY_KEYS_MAX: usize = 10_000;
+/// Bytes of the ranks' tracebacks that `run.yaml` holds; the others are in `run.log` alone.
+pub const TRACEBACK_BYTES_MAX: usize = 4 << 20;
 /// Longest text value of a metric, message or console chunk, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
 /// A console line longer than this is stored in chunks.

@@ -4,6 +4,7 @@
 
 pub mod artifact;
 pub mod catalog;
+pub mod crash;
 pub mod doctor;
 pub mod durable;
 pub mod error;

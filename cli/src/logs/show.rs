@@ -179,7 +179,7 @@ impl<'a> Show<'a> {
         let front = front.join(" ");
         let out = self.console.out();
         for line in text.split('\n') {
-            writeln!(out, "{front}{}", plain(&without_escapes(line)))?;
+            writeln!(out, "{front}{}", readable(line))?;
         }
         Ok(())
     }
@@ -225,6 +225,15 @@ const fn level(kind: u16) -> Option<Level> {
         return None;
     }
     Some(Level(kind.to_le_bytes()[0]))
+}
+
+/// A line as a terminal may have it: the last state of a progress bar, no colours, nothing that steers.
+pub fn readable(line: &str) -> String {
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    let mut states = line.rsplit('\r');
+    plain(&without_escapes(
+        states.find(|s| !s.is_empty()).unwrap_or(line),
+    ))
 }
 
 /// What a terminal would show of a line that was written over again and again: its last state.
