@@ -38,4 +38,4 @@ pub use reader::{Filter, Snapshot, snapshot};
 pub use recovery::Recovery;
 pub use rows::{Row, Rows};
 pub use run_writer::RunWriter;
-pub use tail::{Tail, TextTail};
+pub use tail::{LogLines, Tail, TextTail};

@@ -1,9 +1,12 @@
 //! Following a run that grows: metric rows from its commit log, text from its log files.
 
+mod merged;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
 
+pub use self::merged::{Choice, LogLines};
 use crate::durable;
 use crate::error::{At, Result};
 use crate::layout::RunDir;
