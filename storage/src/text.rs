@@ -14,8 +14,8 @@ use expman_model::record::{Level, Stream};
 use expman_model::time::{parse_rfc3339, rfc3339_ms, rfc3339_us};
 
 pub(crate) use self::file::TextFile;
-pub(crate) use self::packed::check as check_packed;
-pub(crate) use self::packer::Packer;
+pub(crate) use self::packed::{check as check_packed, pack};
+pub(crate) use self::packer::{Packer, is_packed_form};
 pub(crate) use self::pieces::base;
 pub use self::pieces::{Piece, length, pieces, stored_bytes};
 pub(crate) use self::reader::{Chunk, TextReader};

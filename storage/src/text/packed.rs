@@ -35,7 +35,7 @@ const ENTRY_BYTES: usize = 8;
 ///
 /// # Errors
 /// When reading or writing fails, or the run has another owner.
-pub(super) fn pack(plain: &Path, to: &Path, fence: &Fence, stop: &AtomicBool) -> Result<bool> {
+pub(crate) fn pack(plain: &Path, to: &Path, fence: &Fence, stop: &AtomicBool) -> Result<bool> {
     let file = durable::open_read(plain)?;
     let next = Prepared::new(to)?;
     let mut compressor = Compressor::new(ZSTD_LEVEL).at("pack", plain)?;

@@ -172,6 +172,7 @@ impl Shared {
     }
 }
 
-fn is_packed_form(other: &Piece, plain: &Piece) -> bool {
-    other.packed && (other.from, other.to) == (plain.from, plain.to)
+/// Whether one piece is what another one becomes.
+pub(crate) fn is_packed_form(other: &Piece, plain: &Piece) -> bool {
+    other.packed && !plain.packed && (other.from, other.to) == (plain.from, plain.to)
 }
