@@ -1,4 +1,4 @@
-//! `expman export`: a run's metrics as a file for other programs.
+//! `expman export`: a run's metrics, or its lines, as a file for other programs.
 
 use std::collections::HashSet;
 use std::fs;
@@ -6,9 +6,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use expman_storage::export::logs::{self, LogFormat};
 use expman_storage::export::{Format, Shape, to_file, to_writer};
 use expman_storage::legacy::read_rows;
-use expman_storage::{Filter, RunEntry};
+use expman_storage::tail::Choice;
+use expman_storage::text::{LogKind, LogLine};
+use expman_storage::{Filter, LogLines, RunEntry};
 use serde_json::json;
 
 use crate::console::{Console, Sanitized};
@@ -16,7 +19,7 @@ use crate::exit::{Exit, Refusal};
 use crate::json as exact;
 use crate::locate::{BaseDir, RUN_HELP, display_name, find_run};
 
-/// Write a run's metrics as CSV, JSON, JSON lines or Parquet
+/// Write a run's metrics as CSV, JSON, JSON lines or Parquet, or its lines as JSON lines or Parquet
 ///
 /// One row per call: step, timestamp, rank, attempt (only when a rank had several processes), then a column
 /// per metric in the order of their names; ordered by step, rank and sequence, calls without a step first.
@@ -27,6 +30,11 @@ use crate::locate::{BaseDir, RUN_HELP, display_name, find_run};
 /// attempt, seq, kind (0 float, 1 int, 2 bool, 3 text), value, `int_value`, text.
 ///
 /// NaN and the infinities are kept: NaN, inf, -inf in CSV; the strings "NaN", "inf", "-inf" in JSON.
+///
+/// With --logs the lines of run.log and console.log, by time: timestamp (time in JSON), rank, stream (out, err, log),
+/// level (0 to 255; its name in JSON), logger, file, line, seq, `ends_line`, text. A long line of output stays in the
+/// pieces in which it was stored, all but the last with `ends_line` false. The text is raw bytes in Parquet; in JSON
+/// what is no UTF-8 stands in `text_base64`. What another program wrote into the files has null for all but its text.
 ///
 /// A live run is exported as it stands now. What is damaged is named on stderr and left out; the exit code is then 4.
 #[derive(Debug, clap::Args)]
@@ -43,6 +51,9 @@ pub struct Args {
     /// Where to write, replacing what stands there; `-` is stdout
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     output: PathBuf,
+    /// The lines of the run instead of its metrics
+    #[arg(long, conflicts_with_all = ["keys", "since_step", "long"])]
+    logs: bool,
     /// Only these metrics, separated by commas or given several times
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     keys: Vec<String>,
@@ -86,7 +97,7 @@ impl From<FormatName> for Format {
 impl Args {
     /// Runs the command.
     pub fn run(&self, console: &mut Console) -> anyhow::Result<Exit> {
-        let to_stdout = self.output == Path::new("-");
+        let to_stdout = self.to_stdout();
         let format = self.format()?;
         if to_stdout && self.json {
             return Err(
@@ -104,6 +115,9 @@ impl Args {
         self.check_output(&run)?;
         if let Some(problem) = &run.problem {
             console.warn(problem);
+        }
+        if self.logs {
+            return self.run_logs(console, &run, format);
         }
         let read = read_rows(&run, &self.filter())?;
         for key in self
@@ -130,18 +144,63 @@ impl Args {
         for problem in &read.problems {
             console.warn(problem);
         }
-        if self.json {
-            let told = json!({"run": display_name(&run), "path": self.output, "rows": rows, "problems": read.problems});
-            exact::write(console.out(), &told)?;
-        } else if !to_stdout {
-            console.note(&format!("{rows} rows in {}", self.output.display()));
-        }
-        console.out().flush()?;
+        self.tell(console, &run, rows, &read.problems)?;
         Ok(if read.problems.is_empty() {
             Exit::Done
         } else {
             Exit::Partial
         })
+    }
+
+    /// The lines instead of the metrics.
+    fn run_logs(
+        &self,
+        console: &mut Console,
+        run: &RunEntry,
+        format: Format,
+    ) -> anyhow::Result<Exit> {
+        let format = match format {
+            Format::Jsonl => LogFormat::Jsonl,
+            Format::Parquet => LogFormat::Parquet,
+            Format::Csv | Format::Json => {
+                let what = "--logs: lines are written as JSON lines or Parquet only";
+                return Err(Refusal::usage(what).hint("say -f jsonl or parquet").into());
+            }
+        };
+        let mut lines = LogLines::new(&run.dir, [LogKind::Run, LogKind::Console]);
+        let lines = std::iter::from_fn(|| lines.next(self).transpose());
+        let stdout = Path::new("stdout");
+        let rows = if !self.to_stdout() {
+            logs::to_file(&self.output, lines, format)?
+        } else if console.is_terminal() {
+            logs::to_writer(Sanitized(console.out()), stdout, lines, format)?
+        } else {
+            logs::to_writer(console.out(), stdout, lines, format)?
+        };
+        self.tell(console, run, rows, &[])?;
+        Ok(Exit::Done)
+    }
+
+    /// Says what was written.
+    fn tell(
+        &self,
+        console: &mut Console,
+        run: &RunEntry,
+        rows: usize,
+        problems: &[String],
+    ) -> anyhow::Result<()> {
+        if self.json {
+            let told = json!({"run": display_name(run), "path": self.output, "rows": rows, "problems": problems});
+            exact::write(console.out(), &told)?;
+        } else if !self.to_stdout() {
+            let what = if self.logs { "lines" } else { "rows" };
+            console.note(&format!("{rows} {what} in {}", self.output.display()));
+        }
+        Ok(console.out().flush()?)
+    }
+
+    fn to_stdout(&self) -> bool {
+        self.output == Path::new("-")
     }
 
     fn format(&self) -> Result<Format, Refusal> {
@@ -187,5 +246,11 @@ impl Args {
             ranks: (!self.rank.is_empty()).then(|| self.rank.iter().copied().collect()),
             since_step: self.since_step,
         }
+    }
+}
+
+impl Choice for Args {
+    fn wants(&self, line: &LogLine) -> bool {
+        self.rank.is_empty() || self.rank.contains(&line.rank)
     }
 }

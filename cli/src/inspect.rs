@@ -1,15 +1,18 @@
 //! `expman inspect`: everything that is known about one run.
 
+mod ranks;
+
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use expman_model::{MetricSummary, Param, RankMeta};
+use expman_model::{MetricSummary, Param};
 use expman_storage::legacy::read_rows;
 use expman_storage::{Filter, RunEntry, RunKind, events, snapshot, yaml};
 use serde_json::json;
 
 use crate::console::{Console, plain};
+use crate::crash;
 use crate::exit::Exit;
 use crate::json as exact;
 use crate::locate::{BaseDir, RUN_HELP, display_name, find_run};
@@ -31,7 +34,14 @@ pub struct Args {
     run: PathBuf,
     #[command(flatten)]
     base: BaseDir,
-    /// Print one object: meta (run.yaml), config (config.yaml), path, live, rows, problems.
+    /// How it failed: the first rank to fail first, the same tracebacks of many ranks once, the last lines of each
+    #[arg(long)]
+    crash: bool,
+    /// With --crash, so many of the last lines of each rank
+    #[arg(short = 'n', long, value_name = "N", requires = "crash", default_value_t = crash::LINES_DEFAULT)]
+    lines: usize,
+    /// Print one object: meta (run.yaml), config (config.yaml), path, live, rows, problems; with --crash: failures,
+    /// tracebacks, healthy, problems.
     /// What JSON has no number for is written as "NaN", "inf" or "-inf"
     #[arg(long)]
     json: bool,
@@ -40,7 +50,11 @@ pub struct Args {
 impl Args {
     /// Runs the command.
     pub fn run(&self, console: &mut Console) -> anyhow::Result<Exit> {
-        let view = View::of(find_run(&self.base.dir, &self.run)?);
+        let run = find_run(&self.base.dir, &self.run)?;
+        if self.crash {
+            return crash::show(console, &run, self.lines, self.json);
+        }
+        let view = View::of(run);
         if self.json {
             let json = json!({
                 "meta": exact::meta(&view.run.meta)?,
@@ -100,7 +114,7 @@ impl View {
 
     fn write(&self, console: &mut Console) -> io::Result<()> {
         self.write_facts(console)?;
-        let ranks = self.ranks();
+        let ranks = ranks::all(&self.run.meta);
         section(console, "ranks", &ranks, self.run.meta.ranks.is_empty())?;
         let metrics = &self.run.meta.metrics;
         section(console, "metrics", &self.metrics(), metrics.is_empty())?;
@@ -198,65 +212,6 @@ impl View {
         Ok(())
     }
 
-    fn ranks(&self) -> Table {
-        use Side::{Left, Right};
-        let mut head = vec![
-            ("RANK", Right),
-            ("STATE", Left),
-            ("STATUS", Left),
-            ("ATTEMPT", Right),
-            ("HOST", Left),
-            ("PID", Right),
-            ("ROWS", Right),
-            ("LAST STEP", Right),
-            ("DURABLE SEQ", Right),
-            ("DROPPED", Left),
-        ];
-        // What is only of interest where something went wrong takes no room where nothing did.
-        if self.run.meta.ranks.values().flatten().any(is_troubled) {
-            head.extend([
-                ("QUEUED", Right),
-                ("SPOOLED", Right),
-                ("RECONNECTS", Right),
-                ("LAST ERROR", Left),
-            ]);
-        }
-        let mut table = Table::new(&head);
-        for (rank, processes) in &self.run.meta.ranks {
-            for process in processes {
-                let dropped: Vec<String> = process
-                    .dropped
-                    .iter()
-                    .map(|(why, n)| format!("{n} {why}"))
-                    .collect();
-                table.push(&[
-                    rank.to_string(),
-                    match process.silent_since {
-                        Some(_) => "silent".to_owned(),
-                        None => format!("{:?}", process.state).to_lowercase(),
-                    },
-                    process.status.to_string(),
-                    process.attempt.to_string(),
-                    process.host.clone(),
-                    process.pid.to_string(),
-                    process.rows.to_string(),
-                    or_dash(process.last_step),
-                    process.durable_seq.to_string(),
-                    if dropped.is_empty() {
-                        "-".to_owned()
-                    } else {
-                        dropped.join(", ")
-                    },
-                    waiting(process.queued_bytes),
-                    waiting(process.spooled_bytes),
-                    process.reconnects.to_string(),
-                    or_dash(process.last_error.as_ref()),
-                ]);
-            }
-        }
-        table
-    }
-
     fn metrics(&self) -> Table {
         use Side::{Left, Right};
         let mut table = Table::new(&[
@@ -281,16 +236,6 @@ impl View {
         }
         table
     }
-}
-
-/// Whether its way to the disk was ever anything but smooth.
-fn is_troubled(rank: &RankMeta) -> bool {
-    rank.spooled_bytes > 0 || rank.reconnects > 0 || rank.last_error.is_some()
-}
-
-/// Bytes that are not durable yet.
-fn waiting(bytes: u64) -> String {
-    or_dash((bytes > 0).then(|| table::bytes(bytes)))
 }
 
 /// Counts the metric rows. A run of expman-rs has no summaries of its metrics, so they are made from its rows.

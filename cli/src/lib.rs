@@ -12,6 +12,7 @@
 
 mod clean;
 mod console;
+mod crash;
 mod doctor;
 mod exit;
 mod export;

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use expman_model::limits::TEXT_BYTES_MAX;
 use expman_storage::text::LogLine;
-use expman_storage::{RunDir, RunKind, TextTail, lock};
+use expman_storage::{LogLines, RunDir, RunKind, TextTail, lock};
 
 use self::select::Select;
 use self::show::Show;
+pub use self::show::readable;
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::locate::{BaseDir, RUN_HELP, find_run};
@@ -48,7 +49,8 @@ pub struct Args {
     /// The time in front of every line
     #[arg(short, long)]
     time: bool,
-    /// Print one object a line: time, rank, stream or level, logger, seq, text; bytes that are no UTF-8 as `text_base64`
+    /// Print one object a line: time, rank, stream, level, logger, file, line, seq, `ends_line`, text; bytes that are
+    /// no UTF-8 as `text_base64`
     #[arg(long)]
     json: bool,
 }
@@ -73,15 +75,14 @@ impl Args {
         let select = self.select.prepare()?;
         let many = run.meta.ranks.len() > 1 || run.meta.world_size.is_some_and(|n| n > 1);
         let mut show = Show::new(console, self.json, self.time, many, self.aggregate);
-        let mut sources = match self.tail {
+        let mut lines = match self.tail {
             Some(n) => last_lines(&run.dir, &select, n, &mut |line| show.line(&line))?,
-            None => Source::both(&run.dir, &select),
+            None => LogLines::new(&run.dir, select.files()),
         };
         loop {
             // Looked at first: what was written before the run ended is then read behind it.
             let live = self.follow && run.kind == RunKind::Mesh && lock::is_owned(&run.dir);
-            let mut merged = Merged::new(&mut sources);
-            while let Some(line) = merged.next(&select)? {
+            while let Some(line) = lines.next(&select)? {
                 show.line(&line)?;
             }
             if !live {
@@ -95,85 +96,25 @@ impl Args {
     }
 }
 
-/// One of the two files.
-struct Source {
-    tail: TextTail,
-    lines: VecDeque<LogLine>,
-}
-
-impl Source {
-    fn new(tail: TextTail) -> Self {
-        Self {
-            tail,
-            lines: VecDeque::new(),
-        }
-    }
-
-    /// The files that can hold what is wanted, from their beginning.
-    fn both(dir: &RunDir, select: &Select) -> Vec<Self> {
-        select
-            .files()
-            .map(|kind| Self::new(TextTail::new(dir, kind, 0)))
-            .collect()
-    }
-
-    /// Reads on until there is a line that is wanted, or nothing new.
-    fn fill(&mut self, select: &Select) -> anyhow::Result<()> {
-        while self.lines.is_empty() {
-            let before = self.tail.offset();
-            let lines = self.tail.poll_where(|bytes| select.may_match(bytes))?;
-            self.lines
-                .extend(lines.into_iter().filter(|line| select.wants(line)));
-            if self.tail.offset() == before {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The lines of the files as one sequence, by time; each file is in order of arrival.
-struct Merged<'a> {
-    sources: &'a mut Vec<Source>,
-}
-
-impl<'a> Merged<'a> {
-    const fn new(sources: &'a mut Vec<Source>) -> Self {
-        Self { sources }
-    }
-
-    fn next(&mut self, select: &Select) -> anyhow::Result<Option<LogLine>> {
-        for source in self.sources.iter_mut() {
-            source.fill(select)?;
-        }
-        let first = self
-            .sources
-            .iter_mut()
-            .filter(|s| !s.lines.is_empty())
-            .min_by_key(|s| s.lines.front().map(|line| line.timestamp_us));
-        Ok(first.and_then(|s| s.lines.pop_front()))
-    }
-}
-
 /// Hands over the last `n` lines that are wanted, and returns where to go on.
 fn last_lines(
     dir: &RunDir,
     select: &Select,
     n: usize,
     each: &mut dyn FnMut(LogLine) -> std::io::Result<()>,
-) -> anyhow::Result<Vec<Source>> {
+) -> anyhow::Result<LogLines> {
     let mut bytes = TAIL_BYTES.max(2 * TEXT_BYTES_MAX as u64);
     loop {
         let mut whole = true;
-        let mut sources = Vec::new();
+        let mut tails = Vec::new();
         for kind in select.files() {
             let tail = TextTail::near_end(dir, kind, bytes)?;
             whole &= tail.offset() == 0;
-            sources.push(Source::new(tail));
+            tails.push(tail);
         }
+        let mut lines: LogLines = tails.into_iter().collect();
         let mut last = VecDeque::new();
-        let mut merged = Merged::new(&mut sources);
-        while let Some(line) = merged.next(select)? {
+        while let Some(line) = lines.next(select)? {
             last.push_back(line);
             if last.len() > n {
                 last.pop_front();
@@ -181,7 +122,7 @@ fn last_lines(
         }
         if whole || last.len() >= n {
             last.into_iter().try_for_each(each)?;
-            return Ok(sources);
+            return Ok(lines);
         }
         bytes = bytes.saturating_mul(4);
     }

@@ -9,6 +9,7 @@ use std::fs;
 use std::io::Read;
 use std::process::Stdio;
 
+use expman_model::{Level, RecordBody, Stream};
 use support::{Base, Done, command};
 
 #[test]
@@ -179,4 +180,129 @@ fn a_reader_that_goes_away_is_no_error() {
     child.stdout.take().unwrap().read_exact(&mut first).unwrap();
     let done = Done::from(child.wait_with_output().unwrap()).expect(0);
     assert!(done.err.is_empty(), "{done:?}");
+}
+
+/// A run with every kind of line, and 3,000 that are alike.
+fn talkative(base: &Base) {
+    let mut live = base.add_live("a");
+    let message = |level, file: &str, text: &str| RecordBody::Message {
+        level: Level(level),
+        logger: if file.is_empty() { "" } else { "my logger]" }.into(),
+        file: file.into(),
+        line: u32::from(!file.is_empty()) * 12,
+        text: text.into(),
+    };
+    let output = |stream, ends_line, bytes: &[u8]| RecordBody::Console {
+        stream,
+        ends_line,
+        bytes: bytes.to_vec(),
+    };
+    live.log(
+        0,
+        10_000,
+        message(17, "a b.py", "two\nlines, \u{1b}[31mred"),
+    );
+    live.log(1, 11_000, message(20, "", ""));
+    live.log(1, 12_000, output(Stream::Err, false, b"\xff\x00half "));
+    live.log(1, 13_000, output(Stream::Err, true, b"a line\r"));
+    for n in 0..3_000 {
+        live.log_unsynced(0, 20_000 + n, output(Stream::Out, true, b"step"));
+    }
+    live.finish();
+    let mut log = fs::OpenOptions::new()
+        .append(true)
+        .open(base.join("exp/a/console.log"))
+        .unwrap();
+    std::io::Write::write_all(&mut log, b"by another program\n").unwrap();
+}
+
+#[test]
+fn every_field_of_every_line_is_exported_exactly() {
+    let base = Base::new();
+    talkative(&base);
+    let args = ["export", "./exp/a", "--logs", "-f", "jsonl"];
+    let done = base.expman(&args).expect(0);
+    let rows: Vec<serde_json::Value> = done
+        .out
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(rows.len(), 3_005);
+    let line = serde_json::json!({
+        "time": "2026-01-01T00:00:00.010000Z", "rank": 0, "stream": "log", "level": "LEVEL17",
+        "logger": "my logger]", "file": "a b.py", "line": 12, "seq": 10_000, "ends_line": true,
+        "text": "two\nlines, \u{1b}[31mred",
+    });
+    // What another program wrote has no time, and stands where it stands in its file.
+    let foreign = rows.iter().position(|r| r["text"] == "by another program");
+    let foreign = &rows[foreign.unwrap()];
+    assert!(foreign["time"].is_null() && foreign["rank"].is_null() && foreign["stream"].is_null());
+    assert_eq!(rows[0], line);
+    assert_eq!(
+        (&rows[1]["text"], &rows[1]["logger"]),
+        (&"".into(), &serde_json::Value::Null)
+    );
+    assert_eq!(
+        (
+            &rows[2]["text_base64"],
+            &rows[2]["ends_line"],
+            &rows[2]["stream"]
+        ),
+        (&"/wBoYWxmIA==".into(), &false.into(), &"err".into())
+    );
+    assert_eq!(
+        (&rows[3]["text"], &rows[3]["ends_line"]),
+        (&"a line\r".into(), &true.into())
+    );
+
+    let args = [
+        "export",
+        "./exp/a",
+        "--logs",
+        "--rank",
+        "1",
+        "-o",
+        "lines.parquet",
+        "--json",
+    ];
+    let told = base.expman(&args).expect(0).json();
+    assert_eq!(told["rows"], 3);
+    let whole = ["export", "./exp/a", "--logs", "-o", "all.parquet"];
+    let done = base.expman(&whole).expect(0);
+    assert_eq!(done.err, "note: 3005 lines in all.parquet\n");
+    assert!(
+        fs::read(base.join("all.parquet"))
+            .unwrap()
+            .starts_with(b"PAR1")
+    );
+}
+
+#[test]
+fn lines_are_refused_in_forms_that_can_not_hold_them() {
+    let base = Base::new();
+    base.add_finished("a");
+    for args in [
+        &["-f", "csv"][..],
+        &["-o", "lines.json"],
+        &["-f", "jsonl", "--keys", "loss"],
+        &["-f", "jsonl", "--since-step", "1"],
+        &["-f", "parquet", "--long"],
+        &[],
+    ] {
+        let args = [&["export", "./exp/a", "--logs"][..], args].concat();
+        let told = base.expman(&args).expect(2).err;
+        assert!(
+            told.contains("--logs") || told.contains("no format"),
+            "{told}"
+        );
+    }
+    let inside = ["export", "./exp/a", "--logs", "-o", "exp/a/lines.parquet"];
+    base.expman(&inside).expect(2);
+    let nowhere = ["export", "./exp/a", "--logs", "-o", "no/folder.jsonl"];
+    assert!(
+        base.expman(&nowhere)
+            .expect(1)
+            .err
+            .contains("no/folder.jsonl")
+    );
 }

@@ -32,6 +32,7 @@ pub mod record;
 pub mod report;
 pub mod status;
 pub mod time;
+pub mod traceback;
 pub mod value;
 
 pub use codec::CodecError;
@@ -39,7 +40,7 @@ pub use event::{Event, EventBody};
 pub use health::Health;
 pub use id::{Incarnation, RunId, Version, WriterId};
 pub use level::Level;
-pub use meta::{MetricSummary, RankCounts, RankMeta, RankState, RunError, RunMeta};
+pub use meta::{MetricSummary, RankCounts, RankFailure, RankMeta, RankState, RunError, RunMeta};
 pub use name::{NameError, check_artifact_name, check_folder_name, check_key};
 pub use param::Param;
 pub use record::{Point, Record, RecordBody, Stream};

@@ -67,7 +67,13 @@ pub const KEY_BYTES_MAX: usize = 1024;
 pub const POINTS_PER_CALL_MAX: usize = 10_000;
 /// Most distinct metric names of a run that are summarised in `run.yaml`; all of them are stored.
 pub const SUMMARY_KEYS_MAX: usize = 10_000;
+/// Bytes of the ranks' tracebacks that `run.yaml` holds; the others are in `run.log` alone.
+pub const TRACEBACK_BYTES_MAX: usize = 4 << 20;
 /// Longest text value of a metric, message or console chunk, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
+/// A text file that has grown this large is rolled and packed.
+pub const TEXT_FILE_BYTES: u64 = 256 << 20;
+/// How long the end of a run waits until its text is packed.
+pub const PACK_PATIENCE: Duration = Duration::from_secs(2);
 /// A console line longer than this is stored in chunks.
 pub const CONSOLE_CHUNK_BYTES: usize = 64 << 10;

@@ -263,6 +263,21 @@ pub struct RankMeta {
     pub reconnects: u64,
     /// What kept its records from the disk last.
     pub last_error: Option<String>,
+    /// How it failed, by its own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<RankFailure>,
+}
+
+/// How a process failed, by its own words.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RankFailure {
+    /// RFC 3339 UTC.
+    pub at: String,
+    /// One line.
+    pub message: String,
+    /// The traceback; empty when there was none, and when those of other ranks left no room for it.
+    pub traceback: String,
 }
 
 impl Default for RankMeta {
@@ -290,6 +305,7 @@ impl Default for RankMeta {
             spooled_bytes: 0,
             reconnects: 0,
             last_error: None,
+            failure: None,
         }
     }
 }

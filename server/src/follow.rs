@@ -2,16 +2,15 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use expman_storage::catalog::open_run;
-use expman_storage::text::LogKind;
+use expman_storage::text::{self, LogKind};
 use expman_storage::{
     Filter, Rows, RunDir, RunEntry, RunKind, Tail, TextTail, legacy, lock, snapshot,
 };
 
-use crate::error::{Result, ServeError};
+use crate::error::Result;
 use crate::stamps::Stamps;
 use crate::wire::Line;
 
@@ -234,37 +233,20 @@ pub fn read_rows(run: &RunEntry, filter: &Filter) -> Result<Found> {
 struct LogFollower {
     dir: RunDir,
     kind: LogKind,
-    path: PathBuf,
     tail: Option<TextTail>,
 }
 
 impl LogFollower {
     fn new(dir: &RunDir, kind: LogKind) -> Self {
-        let path = match kind {
-            LogKind::Run => dir.run_log(),
-            LogKind::Console => dir.console_log(),
-        };
         Self {
             dir: dir.clone(),
             kind,
-            path,
             tail: None,
         }
     }
 
     fn look(&mut self) -> Result<LogNews> {
-        let length = match std::fs::metadata(&self.path) {
-            Ok(meta) => meta.len(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
-            Err(source) => {
-                let path = self.path.clone();
-                return Err(ServeError::Storage(expman_storage::StorageError::Io {
-                    action: "stat",
-                    path,
-                    source,
-                }));
-            }
-        };
+        let length = text::length(&self.dir, self.kind)?;
         let mut news = LogNews::default();
         if self.tail.as_ref().is_none_or(|tail| tail.offset() > length) {
             let tail = TextTail::near_end(&self.dir, self.kind, LOG_START_BYTES)?;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use expman_storage::RunEntry;
+use expman_storage::text::{self, LogKind};
 use tokio::sync::watch as signal;
 
 use crate::blocking::Reads;
@@ -257,12 +258,12 @@ fn epoch(run: &RunEntry) -> u32 {
 
 /// The cursor behind `rows` rows and the present ends of both logs, for answers read without following.
 pub fn cursor_at(run: &RunEntry, rows: u64) -> Cursor {
-    let length = |path: std::path::PathBuf| std::fs::metadata(path).map_or(0, |meta| meta.len());
+    let length = |kind| text::length(&run.dir, kind).unwrap_or(0);
     Cursor {
         epoch: epoch(run),
         rows,
-        run_log: length(run.dir.run_log()),
-        console: length(run.dir.console_log()),
+        run_log: length(LogKind::Run),
+        console: length(LogKind::Console),
     }
 }
 

@@ -9,6 +9,7 @@ mod files;
 mod look;
 mod mend;
 mod record;
+mod text;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -66,6 +67,10 @@ pub enum Code {
     NotClosed,
     /// Records of a dead process wait in its spool.
     Spool,
+    /// A piece of `run.log` or `console.log` can't be read, or is missing.
+    Text,
+    /// A piece of them is not packed.
+    TextPlain,
     /// `events.jsonl` has lines that are no events, or can't be read.
     Events,
     /// A half-written file.

@@ -137,7 +137,7 @@ fn sync_all(file: &File, path: &Path) -> Result<()> {
     file.sync_all().at("sync", path)
 }
 
-fn rename(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
     #[cfg(test)]
     crate::faults::rename(from).at("rename", from)?;
     fs::rename(from, to).at("rename", from)

@@ -9,6 +9,7 @@
 //! - Parquet: zstd, timestamps as microseconds in UTC.
 
 mod columnar;
+pub mod logs;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -59,9 +60,17 @@ pub enum Shape {
 /// # Errors
 /// When the file can't be written; it then has its old content.
 pub fn to_file(path: &Path, rows: &Rows, shape: Shape, format: Format) -> Result<usize> {
+    all_or_nothing(path, |out, path| to_writer(out, path, rows, shape, format))
+}
+
+/// Lets `write` fill a file that gets its name when it is whole; what is no file is written to as it is.
+fn all_or_nothing(
+    path: &Path,
+    write: impl FnOnce(&fs::File, &Path) -> Result<usize>,
+) -> Result<usize> {
     if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
         let file = OpenOptions::new().write(true).open(path).at("open", path)?;
-        return to_writer(file, path, rows, shape, format);
+        return write(&file, path);
     }
     // A bare name has an empty parent, which can't be synced.
     let beside = path
@@ -74,8 +83,8 @@ pub fn to_file(path: &Path, rows: &Rows, shape: Shape, format: Format) -> Result
     };
     let tmp = durable::temporary(path);
     let file = durable::create(&tmp)?;
-    let written = to_writer(&file, &tmp, rows, shape, format)
-        .and_then(|count| durable::publish(&tmp, &file, path).map(|()| count));
+    let written =
+        write(&file, &tmp).and_then(|count| durable::publish(&tmp, &file, path).map(|()| count));
     if written.is_err() {
         // The first error is the one to tell.
         fs::remove_file(&tmp).unwrap_or_default();

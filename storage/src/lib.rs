@@ -4,6 +4,7 @@
 
 pub mod artifact;
 pub mod catalog;
+pub mod crash;
 pub mod doctor;
 pub mod durable;
 pub mod error;
@@ -38,4 +39,4 @@ pub use reader::{Filter, Snapshot, snapshot};
 pub use recovery::Recovery;
 pub use rows::{Row, Rows};
 pub use run_writer::RunWriter;
-pub use tail::{Tail, TextTail};
+pub use tail::{LogLines, Tail, TextTail};

@@ -2,8 +2,10 @@
 
 mod replay;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
+use expman_model::limits::TEXT_FILE_BYTES;
 use expman_model::meta::RUN_FORMAT;
 use expman_model::time::{now_us, rfc3339_us};
 use expman_model::{EventBody, Param, RunId, RunMeta, RunStatus};
@@ -19,7 +21,7 @@ use crate::rows::Rows;
 use crate::run_writer::{Chores, Log, RunWriter, header};
 use crate::sealer::{Sealer, remove};
 use crate::state::RunState;
-use crate::text::TextFile;
+use crate::text::{self, LogKind, Packer, TextFile};
 use crate::wal::FrameEncoder;
 use crate::{durable, segment, yaml};
 
@@ -58,10 +60,11 @@ impl RunWriter {
         let chain = segment_chain(dir, &mut lo)?;
         set_aside(dir, &chain, lo, &mut recovery)?;
         state.meta.rows = lo;
-        let texts = [dir.run_log(), dir.console_log()];
-        let lengths = texts
-            .each_ref()
-            .map(|p| std::fs::metadata(p).map_or(0, |m| m.len()));
+        let texts = [
+            TextPlace::of(dir, LogKind::Run)?,
+            TextPlace::of(dir, LogKind::Console)?,
+        ];
+        let lengths = texts.each_ref().map(|text| text.length);
         let logs = dir.wals()?;
         let [text_starts, text_ends] =
             Replay::new(&mut state, &mut rows, lo, &texts, &mut recovery)
@@ -71,7 +74,7 @@ impl RunWriter {
             if lengths[n] < text_ends[n] {
                 recovery.problems.push(format!(
                     "{} lacks its last {} bytes",
-                    texts[n].display(),
+                    texts[n].path.display(),
                     text_ends[n] - lengths[n]
                 ));
             }
@@ -107,8 +110,10 @@ impl RunWriter {
             log: Log::create(dir, generation, &header, &frames, &fence)?,
             generation,
             encoder,
-            run_log: TextFile::open(&texts[0], text_starts[0], text_ends[0])?,
-            console_log: TextFile::open(&texts[1], text_starts[1], text_ends[1])?,
+            run_log: TextFile::open(dir, LogKind::Run, text_starts[0], text_ends[0])?,
+            console_log: TextFile::open(dir, LogKind::Console, text_starts[1], text_ends[1])?,
+            packer: Packer::new(dir.clone(), fence.clone()),
+            roll_bytes: roll_bytes(),
             guess: Vec::new(),
             sealer: Sealer::start(dir.clone(), fence.clone())?,
             published: (published, bytes),
@@ -122,6 +127,7 @@ impl RunWriter {
             fence,
         };
         writer.begin(&mut recovery)?;
+        writer.pack_left()?;
         for log in &logs {
             remove(&log.path)?;
         }
@@ -152,6 +158,35 @@ impl RunWriter {
         durable::sync_dir(&self.dir.hidden())?;
         self.save()
     }
+}
+
+/// Where a text ends, and where its current file begins in it.
+#[derive(Debug)]
+struct TextPlace {
+    path: PathBuf,
+    base: u64,
+    length: u64,
+}
+
+impl TextPlace {
+    fn of(dir: &RunDir, kind: LogKind) -> Result<Self> {
+        let path = dir.text(kind);
+        let base = text::base(&text::pieces(dir, kind)?);
+        let length = std::fs::metadata(&path).map_or(0, |m| m.len());
+        Ok(Self {
+            path,
+            base,
+            length: base + length,
+        })
+    }
+}
+
+/// How long a text file may become; only tests ask for another bound.
+fn roll_bytes() -> u64 {
+    let asked = std::env::var("EXPMAN_TEST_ROLL_BYTES").ok();
+    asked
+        .and_then(|bytes| bytes.parse().ok())
+        .unwrap_or(TEXT_FILE_BYTES)
 }
 
 /// Makes `experiment.yaml` when nobody did; owners of several runs may come at once, and one of them wins.

@@ -10,6 +10,7 @@ mod files;
 mod log;
 #[cfg(test)]
 mod machine;
+mod roll;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,7 @@ use crate::lock::Fence;
 use crate::rows::Rows;
 use crate::sealer::Sealer;
 use crate::state::RunState;
-use crate::text::TextFile;
+use crate::text::{Packer, TextFile};
 use crate::wal::FrameEncoder;
 
 /// The format number of commit logs.
@@ -98,6 +99,9 @@ pub struct RunWriter {
     pub(crate) encoder: FrameEncoder,
     pub(crate) run_log: TextFile,
     pub(crate) console_log: TextFile,
+    pub(crate) packer: Packer,
+    /// Bytes of a text file beyond which it is rolled.
+    pub(crate) roll_bytes: u64,
     /// For each place in a call, the name that stood there last: most calls repeat the one before.
     pub(crate) guess: Vec<u32>,
     pub(crate) sealer: Sealer,

@@ -4,11 +4,11 @@
 
 use std::collections::HashMap;
 
-use expman_model::limits::SUMMARY_KEYS_MAX;
+use expman_model::limits::{SUMMARY_KEYS_MAX, TRACEBACK_BYTES_MAX};
 use expman_model::time::{now_us, rfc3339_us};
 use expman_model::{
-    EventBody, Health, MetricSummary, Param, RankMeta, Record, RecordBody, RunError, RunMeta,
-    RunStatus, WriterId,
+    EventBody, Health, MetricSummary, Param, RankFailure, RankMeta, Record, RecordBody, RunError,
+    RunMeta, RunStatus, WriterId,
 };
 
 use crate::rows::{KeyTable, Row, Rows};
@@ -200,6 +200,18 @@ impl RunState {
                 traceback,
             } => {
                 self.writers[at].meta.status = status;
+                if status == RunStatus::Failed {
+                    let kept = self.room_for(&traceback);
+                    self.writers[at].meta.failure = Some(RankFailure {
+                        at: rfc3339_us(record.timestamp_us),
+                        message: message.clone(),
+                        traceback: if kept {
+                            traceback.clone()
+                        } else {
+                            String::new()
+                        },
+                    });
+                }
                 if status == RunStatus::Failed && self.meta.error.is_none() {
                     self.meta.error = Some(RunError {
                         rank,
@@ -235,6 +247,13 @@ impl RunState {
         }
     }
 
+    /// Whether `run.yaml` stays readable with one more traceback.
+    fn room_for(&self, traceback: &str) -> bool {
+        let failures = self.writers.iter().filter_map(|w| w.meta.failure.as_ref());
+        let kept: usize = failures.map(|f| f.traceback.len()).sum();
+        kept + traceback.len() <= TRACEBACK_BYTES_MAX
+    }
+
     /// The record as it is written to `run.yaml`.
     pub(crate) fn record(&self, keys: &KeyTable) -> RunMeta {
         let mut meta = self.meta.clone();
@@ -254,6 +273,9 @@ impl RunState {
 
 fn summarise(summaries: &mut Vec<Option<MetricSummary>>, key: u32, row: &Row<'_>) {
     let at = key as usize;
+    if at >= SUMMARY_KEYS_MAX {
+        return; // the record has room for no more of them
+    }
     if summaries.len() <= at {
         summaries.resize(at + 1, None);
     }

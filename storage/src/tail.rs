@@ -1,19 +1,17 @@
 //! Following a run that grows: metric rows from its commit log, text from its log files.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::path::PathBuf;
+mod merged;
+mod text;
 
-use crate::durable;
-use crate::error::{At, Result};
+use std::collections::HashMap;
+
+pub use self::merged::{Choice, LogLines};
+pub use self::text::TextTail;
+use crate::error::Result;
 use crate::layout::RunDir;
 use crate::reader::{Filter, drain, snapshot};
 use crate::rows::Rows;
-use crate::text::{LogKind, LogLine, parse};
 use crate::wal::WalReader;
-
-/// Bytes of a text file read at once.
-const TEXT_CHUNK: usize = 4 << 20;
 
 /// Follows the metric rows of one run; every row is returned exactly once.
 #[derive(Debug)]
@@ -123,102 +121,5 @@ impl Tail {
             let seq = self.seen.entry((row.rank, row.attempt)).or_default();
             *seq = row.seq.max(*seq);
         }
-    }
-}
-
-/// Follows one of the text files.
-#[derive(Debug)]
-pub struct TextTail {
-    path: PathBuf,
-    kind: LogKind,
-    file: Option<File>,
-    offset: u64,
-}
-
-impl TextTail {
-    /// A tail that begins at a byte offset where a record starts.
-    #[must_use]
-    pub fn new(dir: &RunDir, kind: LogKind, offset: u64) -> Self {
-        let path = match kind {
-            LogKind::Run => dir.run_log(),
-            LogKind::Console => dir.console_log(),
-        };
-        Self {
-            path,
-            kind,
-            file: None,
-            offset,
-        }
-    }
-
-    /// A tail that begins at most `bytes` before the end of the file, at the start of a record.
-    ///
-    /// # Errors
-    /// When the file is there and can't be read.
-    pub fn near_end(dir: &RunDir, kind: LogKind, bytes: u64) -> Result<Self> {
-        let mut tail = Self::new(dir, kind, 0);
-        let Ok(file) = durable::open_read(&tail.path) else {
-            return Ok(tail);
-        };
-        let length = file.metadata().at("stat", &tail.path)?.len();
-        if length <= bytes {
-            return Ok(tail);
-        }
-        let from = length - bytes;
-        let chunk = durable::read_at(
-            &file,
-            &tail.path,
-            from,
-            usize::try_from(bytes).unwrap_or(usize::MAX),
-        )?;
-        let start = chunk
-            .windows(2)
-            .position(|w| w == b"\n[")
-            .map_or(chunk.len(), |n| n + 1);
-        tail.offset = from + start as u64;
-        Ok(tail)
-    }
-
-    /// Where the next record begins.
-    #[must_use]
-    pub const fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// The records that are new since the last call, a bounded number; call again while it returns some.
-    ///
-    /// # Errors
-    /// When the file is there and can't be read.
-    pub fn poll(&mut self) -> Result<Vec<LogLine>> {
-        self.poll_where(|_| true)
-    }
-
-    /// [`TextTail::poll`], where bytes that are not `wanted` are passed over without being taken apart.
-    ///
-    /// # Errors
-    /// As [`TextTail::poll`].
-    pub fn poll_where(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<LogLine>> {
-        if self.file.is_none() {
-            match durable::open_read(&self.path) {
-                Ok(file) => self.file = Some(file),
-                Err(e) if e.is_not_found() => return Ok(Vec::new()),
-                Err(e) => return Err(e),
-            }
-        }
-        let Some(file) = &self.file else {
-            return Ok(Vec::new());
-        };
-        let bytes = durable::read_at(file, &self.path, self.offset, TEXT_CHUNK)?;
-        if !wanted(&bytes) {
-            // Up to the last record that begins here: whether it is whole is seen when more is read.
-            let last = bytes.windows(2).rposition(|w| w == b"\n[").map(|n| n + 1);
-            if let Some(last) = last {
-                self.offset += last as u64;
-                return Ok(Vec::new());
-            }
-        }
-        let (lines, used) = parse(self.kind, &bytes, self.offset, false);
-        self.offset += used as u64;
-        Ok(lines)
     }
 }

@@ -1,18 +1,28 @@
 //! `run.log` and `console.log`: plain text with a prefix that reads back exactly.
 //!
 //! A record starts with `[`; its further lines start with a tab.
+//! A file that has grown large is rolled: it gets the name of a piece, `run-<from>-<to>.log`, and is packed as
+//! `.log.zst` later. Places in the text are counted over all pieces, so they stay what they are.
+
+mod file;
+mod packed;
+mod packer;
+mod pieces;
+mod reader;
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::io::Write;
-use std::path::Path;
 
 use expman_model::record::{Level, Stream};
 use expman_model::time::{parse_rfc3339, rfc3339_ms, rfc3339_us};
 use memchr::memchr;
 
-use crate::durable;
-use crate::error::{At, Result};
+pub(crate) use self::file::TextFile;
+pub(crate) use self::packed::{check as check_packed, pack};
+pub(crate) use self::packer::{Packer, is_packed_form};
+pub(crate) use self::pieces::base;
+pub use self::pieces::{Piece, length, pieces, stored_bytes};
+pub(crate) use self::reader::{Chunk, TextReader};
 
 /// What stands in front of a message.
 #[derive(Debug, Clone, Copy)]
@@ -167,6 +177,20 @@ pub enum LogKind {
     Console,
 }
 
+impl LogKind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Run, Self::Console];
+
+    /// How the names of its files begin.
+    #[must_use]
+    pub const fn stem(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Console => "console",
+        }
+    }
+}
+
 /// One record of a text file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
@@ -223,7 +247,7 @@ pub fn parse(kind: LogKind, bytes: &[u8], base: u64, ended: bool) -> (Vec<LogLin
     (lines, at)
 }
 
-fn foreign(line: &[u8], offset: u64) -> LogLine {
+pub(crate) fn foreign(line: &[u8], offset: u64) -> LogLine {
     LogLine {
         timestamp_us: 0,
         rank: 0,
@@ -300,93 +324,6 @@ fn bracket(line: &[u8]) -> Option<(&str, &[u8])> {
         std::str::from_utf8(&line[..end]).ok()?,
         rest.strip_prefix(b" ").unwrap_or(rest),
     ))
-}
-
-/// Most bytes that an owner writes once more for the one before.
-const REWRITTEN_BYTES_MAX: u64 = 64 << 20;
-
-/// One of the two text files, written at a known end so that a failed write can be repeated.
-///
-/// What is not durable is also kept in memory: after a failed sync nobody knows what of it reached the disk,
-/// so it is written once more, through a new descriptor.
-#[derive(Debug)]
-pub(crate) struct TextFile {
-    path: std::path::PathBuf,
-    file: File,
-    /// Bytes that are durable.
-    durable: u64,
-    /// What stands behind them …
-    tail: Vec<u8>,
-    /// … and how much of it is in the file.
-    put: usize,
-    /// The descriptor has failed.
-    failed: bool,
-}
-
-impl TextFile {
-    /// Opens the file, cuts it to the length that the commit log vouches for, and makes that much durable.
-    ///
-    /// What stands behind `sure` an owner wrote that died, perhaps after a sync had failed: it is written once more.
-    pub(crate) fn open(path: &Path, sure: u64, committed: u64) -> Result<Self> {
-        let file = durable::open_rw(path)?;
-        let length = file.metadata().at("stat", path)?.len();
-        let end = length.min(committed);
-        if length > end {
-            file.set_len(end).at("cut", path)?;
-        }
-        let sure = sure.clamp(end.saturating_sub(REWRITTEN_BYTES_MAX), end);
-        let rest = usize::try_from(end - sure).unwrap_or(0);
-        let tail = durable::read_at(&file, path, sure, rest)?;
-        let mut text = Self {
-            path: path.to_owned(),
-            file,
-            durable: sure,
-            tail,
-            put: 0,
-            failed: false,
-        };
-        text.write()?;
-        text.sync()?;
-        Ok(text)
-    }
-
-    /// Where new records go: to the end of this.
-    pub(crate) const fn pending(&mut self) -> &mut Vec<u8> {
-        &mut self.tail
-    }
-
-    /// The length that the file will have when all is written.
-    pub(crate) const fn end(&self) -> u64 {
-        self.durable + self.tail.len() as u64
-    }
-
-    /// Writes what is pending; after an error it may be called again.
-    pub(crate) fn write(&mut self) -> Result<()> {
-        if self.failed {
-            self.file = durable::open_rw(&self.path)?;
-            (self.put, self.failed) = (0, false);
-        }
-        if self.put == self.tail.len() {
-            return Ok(());
-        }
-        let at = self.durable + self.put as u64;
-        durable::write_at(&self.file, &self.path, &self.tail[self.put..], at)
-            .inspect_err(|e| self.failed = !e.is_full())?;
-        self.put = self.tail.len();
-        Ok(())
-    }
-
-    /// Makes durable what was written.
-    pub(crate) fn sync(&mut self) -> Result<()> {
-        if self.put == 0 {
-            return Ok(());
-        }
-        durable::sync_data(&self.file, &self.path).inspect_err(|_| self.failed = true)?;
-        self.durable += self.put as u64;
-        self.tail.drain(..self.put);
-        self.put = 0;
-        Ok(())
-    }
 }
 
 #[cfg(test)]

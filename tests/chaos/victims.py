@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -89,11 +90,12 @@ class Stopwatch:
 
     The time in which the thread could run and the kernel ran somebody else on its CPU, as the
     kernel itself counts it, is not the callee's and is taken off; the time in which it slept or
-    waited for a lock is, and stays.
+    waited for a lock is, and stays. What took less than `least` nanoseconds is not kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least: int = 0) -> None:
         self.times: list[int] = []
+        self._least = least
         self._file = -1
         if os.path.exists("/proc/thread-self/schedstat"):
             self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
@@ -109,7 +111,8 @@ class Stopwatch:
         took = time.perf_counter_ns() - start
         if took > 200_000:
             took -= self._delayed_ns() - before
-        self.times.append(took)
+        if took >= self._least:
+            self.times.append(took)
 
 
 class Victim:
@@ -270,6 +273,8 @@ def run_victim(order: dict[str, Any], talk: socket.socket) -> Callable[[], None]
 
 def main(control: socket.socket) -> Callable[[], None] | None:
     """Serves orders; in a victim, returns what it has to do."""
+    # Whoever runs tests in the background of a shell has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     while True:
         data, fds, _, _ = socket.recv_fds(control, ORDER_BYTES_MAX, 1)
         if not data:

@@ -2,6 +2,7 @@
 
 use expman_model::time::{now_us, parse_rfc3339};
 use expman_model::{Level, Stream};
+use expman_storage::tail::Choice;
 use expman_storage::text::{LogKind, LogLine};
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -137,14 +138,14 @@ impl Select {
         let run = messages.then_some(LogKind::Run);
         run.into_iter().chain(output.then_some(LogKind::Console))
     }
+}
 
-    /// Whether these bytes of a file can hold a line that is wanted; a quick look before they are taken apart.
-    pub fn may_match(&self, bytes: &[u8]) -> bool {
+impl Choice for Select {
+    fn may_match(&self, bytes: &[u8]) -> bool {
         !self.grep_in_file || self.grep.as_ref().is_none_or(|grep| grep.is_match(bytes))
     }
 
-    /// Whether a line is wanted.
-    pub fn wants(&self, line: &LogLine) -> bool {
+    fn wants(&self, line: &LogLine) -> bool {
         line.timestamp_us >= self.since_us
             && self.ranks.as_ref().is_none_or(|Ranks(all)| {
                 all.iter()

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use base64::prelude::{BASE64_STANDARD, Engine};
 use expman_model::fold::{Fold, Folded, Line};
-use expman_model::time::{now_us, rfc3339_ms, rfc3339_us};
+use expman_model::time::{now_us, rfc3339_ms};
 use expman_model::{Level, Stream};
+use expman_storage::export::logs::put_json;
 use expman_storage::text::LogLine;
-use serde_json::{Value as Json, json};
 
 use crate::console::{Console, plain};
 
@@ -53,7 +52,7 @@ impl<'a> Show<'a> {
     /// Takes in a record; a line that came in pieces is shown when it is whole.
     pub fn line(&mut self, line: &LogLine) -> io::Result<()> {
         if self.json {
-            return self.write_json(line);
+            return put_json(self.console.out(), line);
         }
         let key = (line.rank, kind(line));
         match self.unfinished.get_mut(&key) {
@@ -179,35 +178,9 @@ impl<'a> Show<'a> {
         let front = front.join(" ");
         let out = self.console.out();
         for line in text.split('\n') {
-            writeln!(out, "{front}{}", plain(&without_escapes(line)))?;
+            writeln!(out, "{front}{}", readable(line))?;
         }
         Ok(())
-    }
-
-    fn write_json(&mut self, line: &LogLine) -> io::Result<()> {
-        let mut fields = json!({
-            "time": rfc3339_us(line.timestamp_us),
-            "rank": line.rank,
-            "stream": match line.stream {
-                Some(Stream::Out) => "out",
-                Some(Stream::Err) => "err",
-                None => "log",
-            },
-        });
-        if let Some(level) = line.level {
-            fields["level"] = json!(level.name());
-            fields["logger"] = json!(line.logger);
-        } else {
-            fields["seq"] = json!(line.seq);
-            fields["ends_line"] = json!(line.ends_line);
-        }
-        match std::str::from_utf8(&line.text) {
-            Ok(text) => fields["text"] = json!(text),
-            Err(_not_utf8) => {
-                fields["text_base64"] = Json::String(BASE64_STANDARD.encode(&line.text));
-            }
-        }
-        writeln!(self.console.out(), "{fields}")
     }
 }
 
@@ -225,6 +198,15 @@ const fn level(kind: u16) -> Option<Level> {
         return None;
     }
     Some(Level(kind.to_le_bytes()[0]))
+}
+
+/// A line as a terminal may have it: the last state of a progress bar, no colours, nothing that steers.
+pub fn readable(line: &str) -> String {
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    let mut states = line.rsplit('\r');
+    plain(&without_escapes(
+        states.find(|s| !s.is_empty()).unwrap_or(line),
+    ))
 }
 
 /// What a terminal would show of a line that was written over again and again: its last state.

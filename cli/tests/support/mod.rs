@@ -218,9 +218,14 @@ impl Live {
 
     /// Stores one record.
     pub fn log(&mut self, rank: usize, seq: u64, body: RecordBody) {
+        self.log_unsynced(rank, seq, body);
+        self.writer.sync().unwrap();
+    }
+
+    /// Takes in one record.
+    pub fn log_unsynced(&mut self, rank: usize, seq: u64, body: RecordBody) {
         let bytes = encoded(seq, body);
         self.writer.append(self.ranks[rank], &bytes).unwrap();
-        self.writer.sync().unwrap();
     }
 
     /// Ends it in good order.

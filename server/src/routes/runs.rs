@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use expman_model::Param;
+use expman_storage::text::{self, LogKind};
 use serde::Deserialize;
 use serde_json::{Value as Json_, json};
 
@@ -64,8 +65,8 @@ pub async fn stats(State(state): State<AppState>, Path(key): Path<String>) -> Re
             "metrics": size(dir.metrics()),
             "segments": hidden(dir.segments()?.into_iter().map(|s| s.path).collect()),
             "logs": hidden(dir.wals()?.into_iter().map(|w| w.path).collect()),
-            "run_log": size(dir.run_log()),
-            "console_log": size(dir.console_log()),
+            "run_log": text::stored_bytes(&dir, LogKind::Run)?,
+            "console_log": text::stored_bytes(&dir, LogKind::Console)?,
             "events": size(dir.events()),
         }))
     });

@@ -10,6 +10,7 @@ use super::look::Look;
 use super::{Code, Severity};
 use crate::artifact;
 use crate::layout::names;
+use crate::text::{LogKind, pieces};
 
 /// Files that are named one by one.
 const NAMED_MAX: usize = 100;
@@ -31,6 +32,9 @@ impl Look<'_> {
         let hidden = names(&dir.hidden()).unwrap_or_default();
         let hidden = hidden.into_iter().map(|(_, path)| path);
         let hidden: Vec<_> = hidden.filter(|path| !folders.contains(path)).collect();
+        let pieces = LogKind::ALL.map(|kind| pieces(dir, kind).unwrap_or_default());
+        let pieces = pieces.into_iter().flatten().map(|piece| piece.path);
+        let hidden: Vec<_> = hidden.into_iter().chain(pieces).collect();
         let is_there = |path: &Path| std::fs::symlink_metadata(path).ok();
         let no_file = |path: &&PathBuf| is_there(path).is_some_and(|meta| !meta.is_file());
         let no_folder = |path: &&PathBuf| is_there(path).is_some_and(|meta| !meta.is_dir());

@@ -76,6 +76,7 @@ impl<'a> Look<'a> {
         look.params(&events);
         let census = look.rows(&events);
         look.spool();
+        look.texts();
         look.temporaries();
         look.artifacts(&events);
         let open = look.unfinished(meta.as_ref());

@@ -8,7 +8,7 @@ use expman_model::time::{parse_rfc3339, rfc3339_us};
 use expman_model::{Param, RunMeta, RunStatus, WriterId};
 
 use super::census::Census;
-use super::{Code, Finding, Severity, Tools, record};
+use super::{Code, Finding, Severity, Tools, record, text};
 use crate::catalog::{ExperimentMeta, RunEntry};
 use crate::error::{At, Result, StorageError};
 use crate::layout::RunDir;
@@ -29,13 +29,13 @@ pub(super) fn mend(
     let has = |codes: &[Code]| todo.iter().any(|f| codes.contains(&f.code));
     let last_sign = record::last_sign(&run.dir);
     let files = || -> Result<Option<RunMeta>> {
-        let _lock = OwnerLock::take(&run.dir)?;
+        let lock = OwnerLock::take(&run.dir)?;
         let mut done: Vec<(Code, &Path)> = Vec::new();
         for found in &todo {
             // Two findings may be about one file.
             if !done.contains(&(found.code, &found.path)) {
                 done.push((found.code, &found.path));
-                file(run, found)?;
+                file(run, found, &lock)?;
             }
         }
         yaml::read(&run.dir.meta())
@@ -50,7 +50,7 @@ pub(super) fn mend(
 }
 
 /// Mends one file that can be mended by itself.
-fn file(run: &RunEntry, found: &Finding) -> Result<()> {
+fn file(run: &RunEntry, found: &Finding, lock: &OwnerLock) -> Result<()> {
     let dir = &run.dir;
     match found.code {
         Code::Record => {
@@ -87,6 +87,7 @@ fn file(run: &RunEntry, found: &Finding) -> Result<()> {
         },
         Code::Events => mend_events(&dir.events()),
         Code::Temporary => remove(&found.path),
+        Code::TextPlain => text::pack_plain(dir, &lock.fence()),
         Code::Counts => recount(dir),
         _ => Ok(()),
     }

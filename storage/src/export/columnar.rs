@@ -18,6 +18,8 @@ use crate::error::{At, Result};
 const ROW_GROUP_CELLS: usize = 16 << 20;
 /// Rows of a Parquet row group.
 const ROW_GROUP_ROWS: usize = 262_144;
+/// Bytes of the columns of a row group that are held until it is written.
+const ROW_GROUP_BYTES: usize = 32 << 20;
 
 /// Writes the batches as one Parquet file and returns the number of its rows.
 pub(super) fn write(
@@ -37,6 +39,9 @@ pub(super) fn write(
         let batch = batch.at("encode", path)?;
         writer.write(&batch).at("encode", path)?;
         rows += batch.num_rows();
+        if writer.memory_size() > ROW_GROUP_BYTES {
+            writer.flush().at("encode", path)?;
+        }
     }
     let out = writer.into_inner().at("encode", path)?;
     out.finish().at("write", path)?;
@@ -54,7 +59,9 @@ fn properties(schema: &SchemaRef) -> parquet::errors::Result<WriterProperties> {
         let column = ColumnPath::new(vec![field.name().clone()]);
         let encoding = match field.data_type() {
             DataType::Float64 => Encoding::BYTE_STREAM_SPLIT,
-            DataType::Int64 | DataType::Timestamp(..) => Encoding::DELTA_BINARY_PACKED,
+            DataType::Int64 | DataType::UInt64 | DataType::Timestamp(..) => {
+                Encoding::DELTA_BINARY_PACKED
+            }
             _ => continue,
         };
         properties = properties

@@ -1,12 +1,11 @@
 //! Taking in the commit logs of the owner before.
 
 use std::fs::File;
-use std::path::PathBuf;
 
 use expman_model::time::now_us;
 use expman_model::{RankState, Record, RecordBody};
 
-use super::Recovery;
+use super::{Recovery, TextPlace};
 use crate::durable;
 use crate::error::{At, Result, StorageError};
 use crate::layout::WalFile;
@@ -28,7 +27,7 @@ pub(super) struct Replay<'a> {
     missing: u64,
     text_starts: Option<[u64; 2]>,
     text_ends: Option<[u64; 2]>,
-    texts: &'a [PathBuf; 2],
+    texts: &'a [TextPlace; 2],
     recovery: &'a mut Recovery,
 }
 
@@ -37,7 +36,7 @@ impl<'a> Replay<'a> {
         state: &'a mut RunState,
         rows: &'a mut Rows,
         sealed: u64,
-        texts: &'a [PathBuf; 2],
+        texts: &'a [TextPlace; 2],
         recovery: &'a mut Recovery,
     ) -> Self {
         Self {
@@ -121,7 +120,10 @@ impl<'a> Replay<'a> {
             return Ok(true);
         }
         let starts = self.text_ends.unwrap_or_default();
-        for ((path, start), end) in self.texts.iter().zip(starts).zip(batch.text_ends) {
+        for ((text, start), end) in self.texts.iter().zip(starts).zip(batch.text_ends) {
+            // What stands in a piece was durable when the piece got its name.
+            let TextPlace { path, base, .. } = text;
+            let (start, end) = (start.saturating_sub(*base), end.saturating_sub(*base));
             if start >= end {
                 continue;
             }

@@ -172,6 +172,7 @@ impl RunWriter {
         if self.is_stuck() {
             return Ok(());
         }
+        self.try_roll()?;
         if (self.rows.len() as u64 >= SEAL_ROWS || self.log.written >= SEAL_BYTES)
             && self.sealer.has_room()
             && self.chores.seal.ready()
@@ -330,7 +331,9 @@ impl RunWriter {
         for seg in self.dir.segments()? {
             remove(&seg.path)?;
         }
-        durable::sync_dir(&self.dir.hidden())
+        durable::sync_dir(&self.dir.hidden())?;
+        self.finish_packing();
+        Ok(())
     }
 
     /// Brings what is not published yet behind the published rows, without sorting those again.

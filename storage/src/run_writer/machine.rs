@@ -14,6 +14,8 @@ use crate::text::LogKind;
 use crate::{Filter, OwnerLock, RunDir, RunWriter, Tail, TextTail, snapshot};
 
 const WRITERS: u32 = 3;
+/// After a few messages a text is rolled.
+const ROLL_BYTES: u64 = 200;
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -166,6 +168,7 @@ impl Machine {
             opened.2.problems
         );
         self.open = Some((opened.0, opened.1));
+        self.writer().roll_bytes = ROLL_BYTES;
         for rank in 0..WRITERS {
             let known = self.writer().register(id(rank), "h", 1).durable_seq;
             let sender = &mut self.senders[rank as usize];
@@ -192,13 +195,19 @@ impl Machine {
         }
         let mut text = TextTail::new(&self.dir, LogKind::Run, 0);
         let mut messages: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-        for line in text.poll().unwrap() {
-            let line = String::from_utf8(line.text).unwrap();
-            let (rank, seq) = line.split_once('/').unwrap();
-            messages
-                .entry(rank.parse().unwrap())
-                .or_default()
-                .push(seq.parse().unwrap());
+        loop {
+            let from = text.offset();
+            for line in text.poll().unwrap() {
+                let line = String::from_utf8(line.text).unwrap();
+                let (rank, seq) = line.split_once('/').unwrap();
+                messages
+                    .entry(rank.parse().unwrap())
+                    .or_default()
+                    .push(seq.parse().unwrap());
+            }
+            if text.offset() == from {
+                break;
+            }
         }
         for (rank, sender) in (0u32..).zip(&self.senders) {
             let (at_least, at_most) = exact(sender);

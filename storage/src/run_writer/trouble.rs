@@ -75,6 +75,8 @@ pub(crate) struct Chores {
     pub(crate) seal: Chore,
     /// `metrics.parquet`.
     pub(crate) publish: Chore,
+    /// Rolling a text that has grown large.
+    pub(crate) roll: Chore,
 }
 
 impl Chores {
@@ -85,6 +87,7 @@ impl Chores {
             &self.save,
             &self.seal,
             &self.publish,
+            &self.roll,
             &self.events,
         ]
         .into_iter()

@@ -1,0 +1,150 @@
+//! Following one of the text files.
+
+use memchr::{memchr, memmem};
+
+use crate::error::Result;
+use crate::layout::RunDir;
+use crate::text::{Chunk, LogKind, LogLine, TextReader, foreign, length, parse};
+
+/// Bytes of a text read at once, unless a record is longer …
+const CHUNK_BYTES: usize = 4 << 20;
+/// … than which none is: what goes on beyond that is no record of ours.
+const RECORD_BYTES_MAX: usize = 64 << 20;
+/// Bytes in which the next record is looked for.
+const SEEK_BYTES: usize = 256 << 10;
+
+/// Follows one of the text files, over all of its pieces; places are counted over all of them.
+#[derive(Debug)]
+pub struct TextTail {
+    dir: RunDir,
+    kind: LogKind,
+    reader: TextReader,
+    offset: u64,
+}
+
+impl TextTail {
+    /// A tail that begins at a byte offset where a record starts.
+    #[must_use]
+    pub fn new(dir: &RunDir, kind: LogKind, offset: u64) -> Self {
+        Self {
+            dir: dir.clone(),
+            kind,
+            reader: TextReader::new(dir, kind),
+            offset,
+        }
+    }
+
+    /// A tail that begins at most `bytes` before the end of the text, at the start of a record.
+    ///
+    /// # Errors
+    /// When a file is there and can't be read.
+    pub fn near_end(dir: &RunDir, kind: LogKind, bytes: u64) -> Result<Self> {
+        let mut tail = Self::new(dir, kind, 0);
+        let end = length(dir, kind)?;
+        if end <= bytes {
+            return Ok(tail);
+        }
+        tail.offset = end - bytes;
+        loop {
+            let chunk = tail.reader.read(tail.offset, SEEK_BYTES)?;
+            // Whatever stands behind a missing piece begins a record.
+            if chunk.bytes.is_empty() || chunk.at > tail.offset {
+                tail.offset = chunk.at;
+                return Ok(tail);
+            }
+            if let Some(n) = memmem::find(&chunk.bytes, b"\n[") {
+                tail.offset += n as u64 + 1;
+                return Ok(tail);
+            }
+            tail.offset += chunk.bytes.len() as u64;
+            if chunk.ends_piece || tail.offset >= end {
+                return Ok(tail);
+            }
+            // The last byte may be the newline in front of the next record.
+            tail.offset -= 1;
+        }
+    }
+
+    /// Where the next record begins.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How long the text is now; less than [`TextTail::offset`] when it was cut.
+    ///
+    /// # Errors
+    /// When the files can't be looked at.
+    pub fn length(&self) -> Result<u64> {
+        length(&self.dir, self.kind)
+    }
+
+    /// The records that are new since the last call, a bounded number; call again while [`TextTail::offset`] moves.
+    ///
+    /// # Errors
+    /// When a file is there and can't be read.
+    pub fn poll(&mut self) -> Result<Vec<LogLine>> {
+        self.poll_where(|_| true)
+    }
+
+    /// [`TextTail::poll`], where bytes that are not `wanted` are passed over without being taken apart.
+    ///
+    /// # Errors
+    /// As [`TextTail::poll`].
+    pub fn poll_where(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<LogLine>> {
+        let mut max = CHUNK_BYTES;
+        loop {
+            let chunk = self.reader.read(self.offset, max)?;
+            if chunk.bytes.is_empty() {
+                return Ok(Vec::new());
+            }
+            self.offset = chunk.at;
+            let full = chunk.bytes.len() >= max;
+            if !wanted(&chunk.bytes)
+                && let Some(passed) = passed_over(&chunk)
+            {
+                self.offset += passed as u64;
+                return Ok(Vec::new());
+            }
+            let (mut lines, mut used) = parse(self.kind, &chunk.bytes, chunk.at, chunk.ends_piece);
+            // Whether the last record goes on is not known when more stands behind it.
+            if used == chunk.bytes.len()
+                && full
+                && !chunk.ends_piece
+                && let Some(last) = lines.pop()
+            {
+                used = usize::try_from(last.offset - chunk.at).unwrap_or(used);
+            }
+            if used > 0 {
+                self.offset += used as u64;
+                if chunk.ends_piece && used < chunk.bytes.len() {
+                    lines.push(foreign(&chunk.bytes[used..], self.offset));
+                    self.offset = chunk.at + chunk.bytes.len() as u64;
+                }
+                return Ok(lines);
+            }
+            if chunk.ends_piece || (full && max >= RECORD_BYTES_MAX) {
+                // No record: the end of a piece that another program changed, or a line without an end.
+                let line = memchr(b'\n', &chunk.bytes).map_or(chunk.bytes.len(), |n| n + 1);
+                let text = chunk.bytes[..line].strip_suffix(b"\n");
+                let text = text.unwrap_or(&chunk.bytes[..line]);
+                lines.push(foreign(text, self.offset));
+                self.offset += line as u64;
+                return Ok(lines);
+            }
+            if !full {
+                return Ok(lines);
+            }
+            max *= 4;
+        }
+    }
+}
+
+/// How much of a chunk may be left out: up to the last record that begins in it, of which it is seen whether it is whole
+/// when more is read; all of it when nothing comes behind.
+fn passed_over(chunk: &Chunk) -> Option<usize> {
+    if chunk.ends_piece {
+        return Some(chunk.bytes.len());
+    }
+    memmem::rfind(&chunk.bytes, b"\n[").map(|n| n + 1)
+}
