@@ -90,21 +90,21 @@ def test_lines_are_there_exactly_once_though_texts_roll_and_owners_are_killed(
         kill_owner(folder)
     for number, rank in enumerate(ranks):
         rank.communicate(timeout=120)
-        said = (tmp_path / f"{number}.out").read_bytes()
-        assert rank.returncode == 0, said[-2000:]
-        assert said.count(b"\n") >= lines
+        seen = (tmp_path / f"{number}.out").read_bytes()
+        assert rank.returncode == 0, seen[-2000:]
+        assert seen.count(b"\n") >= lines
     until(lambda: "finished" in (folder / "run.yaml").read_text(), what="the run's end")
 
     packed = sorted(folder.glob("*-*.log.zst"))
     assert len(packed) > 4
     assert not list(folder.glob("*-*.log")), "plain pieces are packed before the run ends"
     found = exported(expman, folder)
-    for rank in range(2):
-        own = [line for line in found if line["rank"] == rank]
+    for number in range(2):
+        own = [line for line in found if line["rank"] == number]
         for stream, wanted in ("out", range(0, lines, 2)), ("err", range(1, lines, 2)):
             kept = [text_of(line) for line in own if line["stream"] == stream]
             expected = [
-                b"%d " % n + bytes((n * k + rank) % 256 for k in range(n % 50)).replace(b"\n", b"")
+                b"%d " % n + bytes((n * k + number) % 256 for k in range(n % 50)).replace(b"\n", b"")
                 for n in wanted
             ]
             assert kept == expected
