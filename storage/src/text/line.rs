@@ -53,7 +53,7 @@ impl<'a> LineRef<'a> {
 
     /// A copy that stands by itself.
     #[must_use]
-    pub fn to_line(&self) -> LogLine {
+    pub fn to_line(self) -> LogLine {
         LogLine {
             timestamp_us: self.timestamp_us,
             rank: self.rank,
