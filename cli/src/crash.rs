@@ -18,15 +18,33 @@ use crate::locate::display_name;
 use crate::table;
 
 /// Lines of each process when the number is not said.
-pub const LINES_DEFAULT: usize = 20;
+const LINES_DEFAULT: usize = 20;
 
-/// Shows how a run failed.
-pub fn show(
-    console: &mut Console,
-    run: &RunEntry,
+/// The options.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub struct Args {
+    /// How it failed: the first rank to fail first, the same tracebacks of many ranks once, the last lines of each
+    #[arg(long)]
+    crash: bool,
+    /// With --crash, so many of the last lines of each rank
+    #[arg(short = 'n', long, value_name = "N", requires = "crash", default_value_t = LINES_DEFAULT)]
     lines: usize,
-    json: bool,
-) -> anyhow::Result<Exit> {
+}
+
+impl Args {
+    /// Whether this is to be shown instead of all the rest.
+    pub const fn is_asked(&self) -> bool {
+        self.crash
+    }
+
+    /// Shows how a run failed.
+    pub fn run(&self, console: &mut Console, run: &RunEntry, json: bool) -> anyhow::Result<Exit> {
+        show(console, run, self.lines, json)
+    }
+}
+
+fn show(console: &mut Console, run: &RunEntry, lines: usize, json: bool) -> anyhow::Result<Exit> {
     let crash = Crash::of(run, lines);
     if json {
         exact::write(console.out(), &as_json(run, &crash))?;

@@ -10,7 +10,7 @@ use expman_storage::export::logs::{self, LogFormat};
 use expman_storage::export::{Format, Shape, to_file, to_writer};
 use expman_storage::legacy::read_rows;
 use expman_storage::tail::Choice;
-use expman_storage::text::{LogKind, LogLine};
+use expman_storage::text::{LineRef, LogKind};
 use expman_storage::{Filter, LogLines, RunEntry};
 use serde_json::json;
 
@@ -250,7 +250,7 @@ impl Args {
 }
 
 impl Choice for Args {
-    fn wants(&self, line: &LogLine) -> bool {
+    fn wants(&self, line: &LineRef<'_>) -> bool {
         self.rank.is_empty() || self.rank.contains(&line.rank)
     }
 }

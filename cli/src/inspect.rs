@@ -34,12 +34,8 @@ pub struct Args {
     run: PathBuf,
     #[command(flatten)]
     base: BaseDir,
-    /// How it failed: the first rank to fail first, the same tracebacks of many ranks once, the last lines of each
-    #[arg(long)]
-    crash: bool,
-    /// With --crash, so many of the last lines of each rank
-    #[arg(short = 'n', long, value_name = "N", requires = "crash", default_value_t = crash::LINES_DEFAULT)]
-    lines: usize,
+    #[command(flatten)]
+    crash: crash::Args,
     /// Print one object: meta (run.yaml), config (config.yaml), path, live, rows, problems; with --crash: failures,
     /// tracebacks, healthy, problems.
     /// What JSON has no number for is written as "NaN", "inf" or "-inf"
@@ -51,8 +47,8 @@ impl Args {
     /// Runs the command.
     pub fn run(&self, console: &mut Console) -> anyhow::Result<Exit> {
         let run = find_run(&self.base.dir, &self.run)?;
-        if self.crash {
-            return crash::show(console, &run, self.lines, self.json);
+        if self.crash.is_asked() {
+            return self.crash.run(console, &run, self.json);
         }
         let view = View::of(run);
         if self.json {

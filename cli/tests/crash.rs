@@ -77,22 +77,28 @@ impl Launch {
         }
     }
 
-    fn raise(&mut self, process: u32, at_ms: i64, text: &str) {
+    fn raise(&mut self, process: u32, at_ms: i64, thread: &str, text: &str) {
         let body = RecordBody::Message {
             level: Level::CRITICAL,
             logger: "uncaught".into(),
             file: "train.py".into(),
             line: 7,
-            text: text.into(),
+            text: format!("uncaught in thread {thread}\n{text}"),
         };
         self.log(process, at_ms, body);
-        let printed = text.replacen("thread ", "Exception in thread ", 1);
-        let printed = printed.replacen(": Traceback", ":\nTraceback", 1);
-        self.say(process, at_ms, Stream::Err, &printed);
+        if thread != "MainThread" {
+            self.say(
+                process,
+                at_ms,
+                Stream::Err,
+                &format!("Exception in thread {thread}:"),
+            );
+        }
+        self.say(process, at_ms, Stream::Err, text);
     }
 
     fn fail(&mut self, process: u32, at_ms: i64, text: &str) {
-        self.raise(process, at_ms, text);
+        self.raise(process, at_ms, "MainThread", text);
         let body = RecordBody::Outcome {
             status: RunStatus::Failed,
             message: text.lines().last().unwrap().into(),
@@ -289,11 +295,7 @@ fn a_run_that_did_not_fail_says_so() {
 fn a_thread_that_died_an_attempt_that_failed_and_a_child_are_told_apart() {
     let base = Base::new();
     let mut launch = Launch::of(2, &base.join("exp/a"));
-    launch.raise(
-        0,
-        5,
-        &format!("thread loader-1: {}", traceback("OSError: no such shard")),
-    );
+    launch.raise(0, -5, "loader-1", &traceback("OSError: no such shard"));
     let child = launch.join(0);
     launch.lose(child, -3);
     launch.say(1, -7, Stream::Out, "first attempt");
@@ -320,7 +322,7 @@ fn a_thread_that_died_an_attempt_that_failed_and_a_child_are_told_apart() {
     );
     assert!(
         done.out
-            .contains("traceback 2 of rank 0\n  thread loader-1: Traceback"),
+            .contains("traceback 2 of rank 0\n  uncaught in thread loader-1\n  Traceback"),
         "{}",
         done.out
     );

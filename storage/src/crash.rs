@@ -25,6 +25,8 @@ use crate::text::{LogKind, LogLine};
 
 /// The logger of exceptions that nobody caught.
 const UNCAUGHT: &str = "uncaught";
+/// What stands in front of the traceback that ends a process; in front of others stands another thread, or a cell.
+const IN_MAIN: &[u8] = b"uncaught in thread MainThread\n";
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -194,12 +196,20 @@ fn take_uncaught(processes: &mut [Process], tracebacks: &mut Tracebacks, line: &
     let Some(process) = of else {
         return;
     };
-    let group = tracebacks.add(line.timestamp_us, line.rank, &line.text);
+    let (text, ends_process) = as_raised(&line.text);
+    let group = tracebacks.add(line.timestamp_us, line.rank, text);
     process.tracebacks.extend(group);
     process.thread_us.get_or_insert(line.timestamp_us);
-    // What a thread raises does not end the process.
-    if line.text.starts_with(HEAD.as_bytes()) {
-        process.raised = Some((line.timestamp_us, last_line(&line.text)));
+    if ends_process {
+        process.raised = Some((line.timestamp_us, last_line(text)));
+    }
+}
+
+/// The traceback of a message, and whether it ended the process: what a thread raises does not.
+fn as_raised(text: &[u8]) -> (&[u8], bool) {
+    match text.strip_prefix(IN_MAIN) {
+        Some(traceback) => (traceback, true),
+        None => (text, text.starts_with(HEAD.as_bytes())),
     }
 }
 

@@ -5,19 +5,21 @@
 //! `.log.zst` later. Places in the text are counted over all pieces, so they stay what they are.
 
 mod file;
+mod line;
 mod packed;
 mod packer;
 mod pieces;
 mod reader;
 
-use std::cell::RefCell;
 use std::io::Write;
 
 use expman_model::record::{Level, Stream};
-use expman_model::time::{parse_rfc3339, rfc3339_ms, rfc3339_us};
+use expman_model::time::put_stamp;
 use memchr::memchr;
 
 pub(crate) use self::file::TextFile;
+pub use self::line::LineRef;
+pub(crate) use self::line::each_line;
 pub(crate) use self::packed::{check as check_packed, pack};
 pub(crate) use self::packer::{Packer, is_packed_form};
 pub(crate) use self::pieces::base;
@@ -58,9 +60,10 @@ pub fn put_message(out: &mut Vec<u8>, head: &MessageHead<'_>, text: &str) {
         line,
     } = *head;
     let micros = timestamp_us.rem_euclid(1000);
-    let time = rfc3339_ms(timestamp_us - micros);
     let level = level.name();
-    out.extend_from_slice(format!("[{time}] [{level}] [rank {rank} {seq}.{micros:03}").as_bytes());
+    out.push(b'[');
+    put_stamp(out, timestamp_us - micros, 3);
+    out.extend_from_slice(format!("] [{level}] [rank {rank} {seq}.{micros:03}").as_bytes());
     if !logger.is_empty() || !file.is_empty() {
         out.push(b' ');
         match logger {
@@ -125,43 +128,17 @@ pub fn put_console(
     let stream = if stream == Stream::Out { "out" } else { "err" };
     let more = if ends_line { "" } else { "+" };
     out.push(b'[');
-    put_stamp(out, timestamp_us);
+    put_stamp(out, timestamp_us, 6);
     // Into a vector nothing can fail.
     let _written = write!(out, "] [rank {rank} {stream} {seq}{more}] ");
     put_lines(out, bytes);
 }
 
-/// [`rfc3339_us`], with the part that neighbours have in common worked out once.
-fn put_stamp(out: &mut Vec<u8>, timestamp_us: i64) {
-    thread_local! {
-        static LAST: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
-    }
-    let (second, micros) = (
-        timestamp_us.div_euclid(1_000_000),
-        timestamp_us.rem_euclid(1_000_000),
-    );
-    LAST.with_borrow_mut(|(known, front)| {
-        if *known != second {
-            *known = second;
-            *front = rfc3339_us(timestamp_us);
-            front.truncate(front.len().saturating_sub("000000Z".len()));
-        }
-        out.extend_from_slice(front.as_bytes());
-    });
-    let mut digits = *b"000000Z";
-    let mut rest = micros;
-    for digit in digits[..6].iter_mut().rev() {
-        *digit = b'0' + (rest % 10).to_le_bytes()[0];
-        rest /= 10;
-    }
-    out.extend_from_slice(&digits);
-}
-
 fn put_lines(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = text;
     while let Some(n) = memchr(b'\n', rest) {
-        out.extend_from_slice(&rest[..n]);
-        out.extend_from_slice(b"\n\t");
+        out.extend_from_slice(&rest[..=n]);
+        out.push(b'\t');
         rest = &rest[n + 1..];
     }
     out.extend_from_slice(rest);
@@ -224,106 +201,9 @@ pub struct LogLine {
 /// Lines that are no record (another program wrote to the file) come as level-less records of rank 0.
 #[must_use]
 pub fn parse(kind: LogKind, bytes: &[u8], base: u64, ended: bool) -> (Vec<LogLine>, usize) {
-    let mut lines: Vec<LogLine> = Vec::new();
-    let mut at = 0;
-    while let Some(n) = bytes[at..].iter().position(|&b| b == b'\n') {
-        let line = &bytes[at..at + n];
-        if let (Some(rest), Some(last)) = (line.strip_prefix(b"\t"), lines.last_mut()) {
-            last.text.push(b'\n');
-            last.text.extend_from_slice(rest);
-        } else {
-            let offset = base + at as u64;
-            lines.push(parse_line(kind, line, offset).unwrap_or_else(|| foreign(line, offset)));
-        }
-        at += n + 1;
-    }
-    let tail_continues = bytes.get(at) == Some(&b'\t');
-    if tail_continues
-        && !ended
-        && let Some(last) = lines.pop()
-    {
-        at = usize::try_from(last.offset - base).unwrap_or(at);
-    }
-    (lines, at)
-}
-
-pub(crate) fn foreign(line: &[u8], offset: u64) -> LogLine {
-    LogLine {
-        timestamp_us: 0,
-        rank: 0,
-        level: None,
-        stream: None,
-        logger: String::new(),
-        file: String::new(),
-        line: 0,
-        seq: 0,
-        ends_line: true,
-        text: line.to_vec(),
-        offset,
-    }
-}
-
-fn parse_line(kind: LogKind, line: &[u8], offset: u64) -> Option<LogLine> {
-    let (time, rest) = bracket(line)?;
-    let timestamp_us = parse_rfc3339(time)?;
-    let empty = LogLine {
-        timestamp_us,
-        ..foreign(b"", offset)
-    };
-    match kind {
-        LogKind::Run => {
-            let (level, rest) = bracket(rest)?;
-            let (who, text) = bracket(rest)?;
-            let mut parts = who.strip_prefix("rank ")?.split(' ');
-            let rank = parts.next()?.parse().ok()?;
-            let (seq, micros) = parts.next()?.split_once('.')?;
-            let logger = parts.next().unwrap_or("-");
-            let place = parts.next().and_then(|place| place.rsplit_once(':'));
-            let (file, line) = place.unwrap_or(("", "0"));
-            Some(LogLine {
-                timestamp_us: timestamp_us + micros.parse::<i64>().ok()?,
-                rank,
-                level: Some(Level::parse(level)?),
-                logger: take_name(if logger == "-" { "" } else { logger }),
-                file: take_name(file),
-                line: line.parse().ok()?,
-                seq: seq.parse().ok()?,
-                text: text.to_vec(),
-                ..empty
-            })
-        }
-        LogKind::Console => {
-            let (who, text) = bracket(rest)?;
-            let mut parts = who.strip_prefix("rank ")?.split(' ');
-            let rank = parts.next()?.parse().ok()?;
-            let stream = match parts.next()? {
-                "out" => Stream::Out,
-                "err" => Stream::Err,
-                _ => return None,
-            };
-            let seq = parts.next()?;
-            let ends_line = !seq.ends_with('+');
-            Some(LogLine {
-                rank,
-                stream: Some(stream),
-                seq: seq.trim_end_matches('+').parse().ok()?,
-                ends_line,
-                text: text.to_vec(),
-                ..empty
-            })
-        }
-    }
-}
-
-/// Splits `[inside] rest`.
-fn bracket(line: &[u8]) -> Option<(&str, &[u8])> {
-    let line = line.strip_prefix(b"[")?;
-    let end = line.iter().position(|&b| b == b']')?;
-    let rest = line.get(end + 1..)?;
-    Some((
-        std::str::from_utf8(&line[..end]).ok()?,
-        rest.strip_prefix(b" ").unwrap_or(rest),
-    ))
+    let mut lines = Vec::new();
+    let used = each_line(kind, bytes, base, ended, |line| lines.push(line.to_line()));
+    (lines, used)
 }
 
 #[cfg(test)]
@@ -365,24 +245,6 @@ mod tests {
             prop_assert_eq!(lines[0].level, Some(Level(level)));
             prop_assert_eq!((&lines[0].logger, &lines[0].file, lines[0].line), (&logger, &file, line));
             prop_assert_eq!((lines[0].seq, lines[0].timestamp_us), (seq, head.timestamp_us));
-        }
-    }
-
-    #[test]
-    fn times_of_neighbours_are_those_of_each() {
-        for us in [
-            0,
-            1,
-            999_999,
-            1_000_000,
-            -1,
-            -1_000_000,
-            1_767_225_600_123_456,
-            1_767_225_600_123_457,
-        ] {
-            let mut out = Vec::new();
-            put_stamp(&mut out, us);
-            assert_eq!(String::from_utf8(out).unwrap(), rfc3339_us(us));
         }
     }
 

@@ -3,7 +3,7 @@
 use expman_model::time::{now_us, parse_rfc3339};
 use expman_model::{Level, Stream};
 use expman_storage::tail::Choice;
-use expman_storage::text::{LogKind, LogLine};
+use expman_storage::text::{LineRef, LogKind};
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::exit::Refusal;
@@ -145,7 +145,7 @@ impl Choice for Select {
         !self.grep_in_file || self.grep.as_ref().is_none_or(|grep| grep.is_match(bytes))
     }
 
-    fn wants(&self, line: &LogLine) -> bool {
+    fn wants(&self, line: &LineRef<'_>) -> bool {
         line.timestamp_us >= self.since_us
             && self.ranks.as_ref().is_none_or(|Ranks(all)| {
                 all.iter()
@@ -162,6 +162,6 @@ impl Choice for Select {
             && self
                 .grep
                 .as_ref()
-                .is_none_or(|grep| grep.is_match(&line.text))
+                .is_none_or(|grep| grep.is_match(&line.text()))
     }
 }

@@ -6,7 +6,7 @@ use expman_model::traceback::{HEAD, Tracebacks};
 use expman_model::{Level, Stream};
 
 use super::process::Process;
-use super::{Failure, ended_badly, is_uncaught};
+use super::{Failure, as_raised, ended_badly, is_uncaught};
 use crate::error::Result;
 use crate::layout::RunDir;
 use crate::tail::TextTail;
@@ -225,7 +225,9 @@ pub(super) fn take_tracebacks(
         .iter_mut()
         .filter(|l| l.logger == super::UNCAUGHT && l.level.is_some())
     {
-        let text = String::from_utf8_lossy(line.text()).trim_end().to_owned();
+        let text = String::from_utf8_lossy(as_raised(line.text()).0)
+            .trim_end()
+            .to_owned();
         let known = failure.tracebacks.iter().copied().find(|&n| {
             let wordings = &tracebacks.groups()[n].wordings;
             wordings.iter().any(|w| w.text == text)
@@ -250,7 +252,14 @@ pub(super) fn take_tracebacks(
                 wordings.map(move |w| (n, w.text.as_str()))
             });
             texts
-                .map(|(n, text)| (n, text.lines().collect::<Vec<_>>()))
+                .map(|(n, text)| {
+                    (
+                        n,
+                        text.lines()
+                            .skip_while(|l| !l.ends_with(HEAD))
+                            .collect::<Vec<_>>(),
+                    )
+                })
                 .find(|(_, text)| is_at(lines, &stderr[at..], text))
                 .map(|(n, text)| (n, text.len()))
         };
@@ -277,9 +286,10 @@ pub(super) fn take_tracebacks(
     failure.tracebacks.dedup();
 }
 
-/// Whether this text stands there, line by line; its first line may have the name of a thread in front.
+/// Whether this text stands there, line by line; its first line may have something in front.
 fn is_at(lines: &[LastLine], at: &[usize], text: &[&str]) -> bool {
-    text.len() <= at.len()
+    !text.is_empty()
+        && text.len() <= at.len()
         && text.iter().zip(at).enumerate().all(|(n, (wanted, &at))| {
             let line = String::from_utf8_lossy(lines[at].text());
             n == 0 || line.trim_end() == wanted.trim_end()

@@ -115,6 +115,10 @@ pub(super) fn pack_plain(dir: &RunDir, fence: &Fence) -> Result<()> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "files are made and damaged on purpose"
+)]
 mod tests {
     use expman_model::{RunMeta, RunStatus};
 
@@ -183,7 +187,7 @@ mod tests {
         );
 
         std::fs::write(&all[2].path, "[abc\n").unwrap();
-        TOOLS.mend(&run);
+        drop(TOOLS.mend(&run));
         assert_eq!(found(&TOOLS.look(&run)), []);
         assert!(pieces(&dir, LogKind::Run).unwrap().iter().all(|p| p.packed));
 

@@ -50,6 +50,10 @@ impl RunWriter {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "files are made and damaged on purpose"
+)]
 mod tests {
     use std::path::Path;
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,12 +66,12 @@ mod tests {
     use crate::layout::RunDir;
     use crate::lock::OwnerLock;
     use crate::tail::{Choice, LogLines, TextTail};
-    use crate::text::{LogLine, Piece, length};
+    use crate::text::{LineRef, Piece, length};
 
     struct Everything;
 
     impl Choice for Everything {
-        fn wants(&self, _: &LogLine) -> bool {
+        fn wants(&self, _: &LineRef<'_>) -> bool {
             true
         }
     }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::TextTail;
 use crate::error::Result;
 use crate::layout::RunDir;
-use crate::text::{LogKind, LogLine};
+use crate::text::{LineRef, LogKind, LogLine};
 
 /// Which lines are wanted.
 pub trait Choice {
@@ -15,7 +15,7 @@ pub trait Choice {
     }
 
     /// Whether a line is wanted.
-    fn wants(&self, line: &LogLine) -> bool;
+    fn wants(&self, line: &LineRef<'_>) -> bool;
 }
 
 /// See the module; lines of one file keep the order in which they arrived.
@@ -73,9 +73,15 @@ impl Source {
     fn fill(&mut self, choice: &impl Choice) -> Result<()> {
         while self.lines.is_empty() {
             let before = self.tail.offset();
-            let lines = self.tail.poll_where(|bytes| choice.may_match(bytes))?;
-            self.lines
-                .extend(lines.into_iter().filter(|line| choice.wants(line)));
+            let lines = &mut self.lines;
+            self.tail.poll_each(
+                |bytes| choice.may_match(bytes),
+                |line| {
+                    if choice.wants(line) {
+                        lines.push_back(line.to_line());
+                    }
+                },
+            )?;
             if self.tail.offset() == before {
                 break;
             }

@@ -4,7 +4,7 @@ use memchr::{memchr, memmem};
 
 use crate::error::Result;
 use crate::layout::RunDir;
-use crate::text::{Chunk, LogKind, LogLine, TextReader, foreign, length, parse};
+use crate::text::{Chunk, LineRef, LogKind, LogLine, TextReader, each_line, length};
 
 /// Bytes of a text read at once, unless a record is longer …
 const CHUNK_BYTES: usize = 4 << 20;
@@ -92,50 +92,68 @@ impl TextTail {
     /// # Errors
     /// As [`TextTail::poll`].
     pub fn poll_where(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<LogLine>> {
+        let mut lines = Vec::new();
+        self.poll_each(wanted, |line| lines.push(line.to_line()))?;
+        Ok(lines)
+    }
+
+    /// [`TextTail::poll_where`], which hands the records over where they lie.
+    ///
+    /// # Errors
+    /// As [`TextTail::poll`].
+    pub fn poll_each(
+        &mut self,
+        wanted: impl Fn(&[u8]) -> bool,
+        mut each: impl FnMut(&LineRef<'_>),
+    ) -> Result<()> {
         let mut max = CHUNK_BYTES;
         loop {
             let chunk = self.reader.read(self.offset, max)?;
             if chunk.bytes.is_empty() {
-                return Ok(Vec::new());
+                return Ok(());
             }
             self.offset = chunk.at;
-            let full = chunk.bytes.len() >= max;
+            let full = chunk.bytes.len() >= max && !chunk.ends_piece;
             if !wanted(&chunk.bytes)
                 && let Some(passed) = passed_over(&chunk)
             {
                 self.offset += passed as u64;
-                return Ok(Vec::new());
+                return Ok(());
             }
-            let (mut lines, mut used) = parse(self.kind, &chunk.bytes, chunk.at, chunk.ends_piece);
-            // Whether the last record goes on is not known when more stands behind it.
-            if used == chunk.bytes.len()
-                && full
-                && !chunk.ends_piece
-                && let Some(last) = lines.pop()
-            {
-                used = usize::try_from(last.offset - chunk.at).unwrap_or(used);
-            }
-            if used > 0 {
-                self.offset += used as u64;
-                if chunk.ends_piece && used < chunk.bytes.len() {
-                    lines.push(foreign(&chunk.bytes[used..], self.offset));
-                    self.offset = chunk.at + chunk.bytes.len() as u64;
+            // Whether the last record goes on is not known when more stands behind it, so it is told one late.
+            let mut last = None;
+            let mut used = each_line(
+                self.kind,
+                &chunk.bytes,
+                chunk.at,
+                chunk.ends_piece,
+                |line| {
+                    if let Some(before) = last.replace(line) {
+                        each(&before);
+                    }
+                },
+            );
+            match last {
+                Some(line) if full && used == chunk.bytes.len() => {
+                    used = usize::try_from(line.offset - chunk.at).unwrap_or(used);
                 }
-                return Ok(lines);
+                Some(line) => each(&line),
+                None => {}
             }
-            if chunk.ends_piece || (full && max >= RECORD_BYTES_MAX) {
+            let rest = &chunk.bytes[used..];
+            if used == 0 && full && max < RECORD_BYTES_MAX {
+                max *= 4;
+                continue;
+            }
+            self.offset += used as u64;
+            if !rest.is_empty() && (chunk.ends_piece || (used == 0 && full)) {
                 // No record: the end of a piece that another program changed, or a line without an end.
-                let line = memchr(b'\n', &chunk.bytes).map_or(chunk.bytes.len(), |n| n + 1);
-                let text = chunk.bytes[..line].strip_suffix(b"\n");
-                let text = text.unwrap_or(&chunk.bytes[..line]);
-                lines.push(foreign(text, self.offset));
+                let line = memchr(b'\n', rest).map_or(rest.len(), |n| n + 1);
+                let text = rest[..line].strip_suffix(b"\n").unwrap_or(&rest[..line]);
+                each(&LineRef::foreign(text, self.offset));
                 self.offset += line as u64;
-                return Ok(lines);
             }
-            if !full {
-                return Ok(lines);
-            }
-            max *= 4;
+            return Ok(());
         }
     }
 }

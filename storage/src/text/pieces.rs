@@ -143,6 +143,10 @@ pub fn stored_bytes(dir: &RunDir, kind: LogKind) -> Result<u64> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "files are made and damaged on purpose"
+)]
 mod tests {
     use super::*;
 
