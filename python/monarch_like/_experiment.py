@@ -396,6 +396,8 @@ class Experiment(Logs):
             elif issubclass(kind, SystemExit) and not value.code:  # type: ignore[attr-defined]
                 self.close()
             else:
+                if issubclass(kind, Exception) and not self._closed:
+                    _hooks.tell(self, _hooks.this_thread(), kind, value, trace)
                 self._fail(*_lifecycle.describe(kind, value, trace))
                 self.close("failed")
         except ExpmanError as error:

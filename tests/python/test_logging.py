@@ -470,6 +470,17 @@ def test_an_uncaught_exception_of_the_program_is_one_message_in_every_open_run(
         assert (message.file, message.line) == ("program_1.py", 9)
 
 
+def test_an_exception_that_leaves_the_with_block_is_one_message_of_that_run(
+    programs: Programs, exps: Path
+) -> None:
+    done = programs.run(f"{UNCAUGHT}\nwith exp:\n    diverge()\n")
+    assert done.returncode == 1
+    for name in ("exp", "other"):
+        (message,) = uncaught(exps, name)
+        assert message.text.startswith("uncaught in thread MainThread\nTraceback (most recent")
+        assert message.text.endswith("\nValueError: it diverged")
+
+
 def test_an_uncaught_exception_of_a_thread_is_one_message_and_the_program_goes_on(
     programs: Programs, exps: Path
 ) -> None:
