@@ -223,6 +223,7 @@ impl<T> BarrierBook<T> {
                 seq: standing.durable_seq,
                 last_step: standing.last_step,
                 last_seen_us: standing.last_seen_us,
+                last_lines: Vec::new(),
             };
             // Of two incarnations of a rank the one that is worse off speaks for it.
             let worse = ranks
@@ -245,6 +246,7 @@ impl<T> BarrierBook<T> {
             ranks,
             rows,
             elapsed_secs: now_us.saturating_sub(asked) as f64 / 1e6,
+            forwarding: true,
         }
     }
 }

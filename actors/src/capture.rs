@@ -4,19 +4,23 @@
 //! A process has one redirection, however many runs it has: made for the first that captures, undone behind
 //! the last, in whatever order they close.
 
+mod batch;
+mod lines;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use expman_model::RecordBody;
-use expman_model::limits::{CONSOLE_CHUNK_BYTES, CONSOLE_PATIENCE};
 use expman_model::record::Stream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+pub(crate) use self::batch::Batch;
+pub(crate) use self::lines::Lines;
 use crate::error::{MeshError, Result};
-use crate::ring::{Ring, encode};
+use crate::gate::Gate;
+use crate::ring::Ring;
 
 /// How long a barrier waits for the pipe to be empty.
 const DRAIN_WITHIN: Duration = Duration::from_millis(200);
@@ -55,7 +59,9 @@ struct Pump {
 #[derive(Debug)]
 struct Listener {
     ring: Arc<Ring>,
+    gate: Arc<Gate>,
     lines: [Lines; 2],
+    batch: Batch,
     /// Whether a full queue is waited for: once, and again when something has found room.
     is_patient: bool,
 }
@@ -74,7 +80,7 @@ impl Capture {
     ///
     /// # Errors
     /// When a descriptor is closed, or no pipe or thread can be made; nothing is changed then.
-    pub fn start(ring: Arc<Ring>) -> Result<Self> {
+    pub(crate) fn start(ring: Arc<Ring>, gate: Arc<Gate>) -> Result<Self> {
         let mut current = locked(&CURRENT);
         let pump = match &*current {
             // What a fork copied belongs to the parent: its thread is not here.
@@ -85,12 +91,21 @@ impl Capture {
                 pump
             }
         };
-        locked(&pump.listeners).push(Listener::new(Arc::clone(&ring)));
+        locked(&pump.listeners).push(Listener::new(Arc::clone(&ring), gate));
         Ok(Self {
             pump,
             ring,
             stopped: AtomicBool::new(false),
         })
+    }
+
+    /// The descriptors as they were, standard output and error.
+    ///
+    /// # Errors
+    /// When there are too many descriptors.
+    pub(crate) fn originals(&self) -> Result<[OwnedFd; 2]> {
+        let [out, err] = &self.pump.taps;
+        Ok([copied(&out.original)?, copied(&err.original)?])
     }
 
     /// Waits, for a bounded time, until what was written so far is in the ring.
@@ -233,55 +248,39 @@ impl Pump {
 }
 
 impl Listener {
-    fn new(ring: Arc<Ring>) -> Self {
+    fn new(ring: Arc<Ring>, gate: Arc<Gate>) -> Self {
         Self {
             ring,
+            gate,
             lines: [Lines::default(), Lines::default()],
+            batch: Batch::default(),
             is_patient: true,
         }
     }
 
     fn hear(&mut self, stream: Stream, bytes: &[u8]) {
-        let Self {
-            ring,
-            lines,
-            is_patient,
-        } = self;
-        lines[usize::from(stream == Stream::Err)].feed(bytes, |line, ends| {
-            *is_patient = record(ring, stream, line, ends, *is_patient);
-        });
+        let Self { lines, batch, .. } = self;
+        lines[usize::from(stream == Stream::Err)]
+            .feed(bytes, |line, ends| batch.add(stream, line, ends));
+        self.push();
     }
 
     /// Lines that never ended.
     fn end(mut self) {
-        let Self {
-            ring,
-            lines,
-            is_patient,
-        } = &mut self;
+        let Self { lines, batch, .. } = &mut self;
         for (stream, lines) in [Stream::Out, Stream::Err].into_iter().zip(lines) {
-            lines.end(|line, ends| {
-                *is_patient = record(ring, stream, line, ends, *is_patient);
-            });
+            lines.end(|line, ends| batch.add(stream, line, ends));
+        }
+        self.push();
+    }
+
+    fn push(&mut self) {
+        if self.gate.is_on() {
+            self.is_patient = self.batch.push(&self.ring, self.is_patient);
+        } else {
+            self.batch.clear();
         }
     }
-}
-
-/// Whether there was room. The ring counts what it refuses; saying so here would only make more output.
-pub(crate) fn record(
-    ring: &Ring,
-    stream: Stream,
-    bytes: &[u8],
-    ends_line: bool,
-    is_patient: bool,
-) -> bool {
-    let body = RecordBody::Console {
-        stream,
-        ends_line,
-        bytes: bytes.to_vec(),
-    };
-    let patience = is_patient.then_some(CONSOLE_PATIENCE);
-    ring.push_console(&mut encode(&body), patience).is_ok()
 }
 
 impl Tap {
@@ -330,6 +329,12 @@ impl Tap {
     }
 }
 
+/// Another descriptor of the same file.
+pub(crate) fn copied(fd: impl AsFd) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 3)
+        .map_err(|e| MeshError::io("copy a descriptor of", "the terminal")(e.into()))
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -345,76 +350,5 @@ fn wait_for(limit: Duration, mut look: impl FnMut() -> bool) -> bool {
             return false;
         }
         std::thread::sleep(Duration::from_micros(500));
-    }
-}
-
-/// Bytes of a line that has not ended.
-#[derive(Debug, Default)]
-pub(crate) struct Lines {
-    rest: Vec<u8>,
-}
-
-impl Lines {
-    /// Splits at newlines; a line beyond the chunk size goes on in the next record.
-    pub(crate) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8], bool)) {
-        self.rest.extend_from_slice(bytes);
-        let mut from = 0;
-        while let Some(n) = self.rest[from..].iter().position(|&b| b == b'\n') {
-            for (last, chunk) in chunks(&self.rest[from..from + n]) {
-                each(chunk, last);
-            }
-            from += n + 1;
-        }
-        self.rest.drain(..from);
-        while self.rest.len() > CONSOLE_CHUNK_BYTES {
-            each(&self.rest[..CONSOLE_CHUNK_BYTES], false);
-            self.rest.drain(..CONSOLE_CHUNK_BYTES);
-        }
-    }
-
-    /// The line that never ended.
-    pub(crate) fn end(&mut self, mut each: impl FnMut(&[u8], bool)) {
-        if !self.rest.is_empty() {
-            each(&self.rest, true);
-            self.rest.clear();
-        }
-    }
-}
-
-fn chunks(line: &[u8]) -> impl Iterator<Item = (bool, &[u8])> {
-    let n = line.len().div_ceil(CONSOLE_CHUNK_BYTES).max(1);
-    (0..n).map(move |i| {
-        let end = line.len().min((i + 1) * CONSOLE_CHUNK_BYTES);
-        (i + 1 == n, &line[i * CONSOLE_CHUNK_BYTES..end])
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_split_and_long_ones_are_chunked() {
-        let mut lines = Lines::default();
-        let mut seen = Vec::new();
-        lines.feed(b"one\ntw", |b, last| seen.push((b.to_vec(), last)));
-        lines.feed(b"o\n\nrest", |b, last| seen.push((b.to_vec(), last)));
-        lines.end(|b, last| seen.push((b.to_vec(), last)));
-        let texts: Vec<_> = seen
-            .iter()
-            .map(|(b, _)| String::from_utf8_lossy(b).into_owned())
-            .collect();
-        assert_eq!(texts, ["one", "two", "", "rest"]);
-        let long = [vec![b'x'; CONSOLE_CHUNK_BYTES * 2 + 5], vec![b'\n']].concat();
-        let mut chunks = Vec::new();
-        lines.feed(&long, |b, last| chunks.push((b.len(), last)));
-        assert_eq!(
-            chunks,
-            [
-                (CONSOLE_CHUNK_BYTES, false),
-                (CONSOLE_CHUNK_BYTES, false),
-                (5, true)
-            ]
-        );
     }
 }

@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use expman_model::meta::LastFlush;
 use expman_model::time::{now_us, rfc3339_us};
-use expman_model::{EventBody, FlushReport, FlushScope, RankOutcomeState, Version, WriterId};
+use expman_model::{
+    EventBody, FlushReport, FlushScope, RankOutcome, RankOutcomeState, Version, WriterId,
+};
+use expman_storage::{RunDir, lines};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot};
 
@@ -77,6 +80,7 @@ pub(crate) struct ClientActor;
 
 /// What the actor starts with.
 pub(crate) struct ClientArgs {
+    pub(crate) dir: RunDir,
     pub(crate) epoch: u64,
     pub(crate) rows: u64,
     pub(crate) commit: mpsc::Sender<Command>,
@@ -94,6 +98,7 @@ pub(crate) struct ClientState {
     waiting: usize,
     rows: u64,
     started: Instant,
+    dir: RunDir,
     commit: mpsc::Sender<Command>,
 }
 
@@ -115,6 +120,7 @@ impl Actor for ClientActor {
             waiting: 0,
             rows: args.rows,
             started: Instant::now(),
+            dir: args.dir,
             commit: args.commit,
         })
     }
@@ -267,8 +273,9 @@ impl ClientState {
 
     async fn expire(&mut self, version: Version, caller: Caller) {
         let expired = self.owed(version, caller);
-        if let Some((waiter, report)) = expired.or_else(|| self.unpublished(version, caller)) {
+        if let Some((waiter, mut report)) = expired.or_else(|| self.unpublished(version, caller)) {
             self.waiting = self.waiting.saturating_sub(1);
+            self.say_last_lines(&mut report);
             let told = self.closed(&report, waiter.to.request.tag.clone()).await;
             reply_after(told, vec![(waiter, report)], self.now_us());
         }
@@ -326,7 +333,8 @@ impl ClientState {
     }
 
     /// Answers everyone who waits for a version; `published` says whether its rows are in the published file.
-    async fn answer(&mut self, closed: Closed<Pending>, published: bool) {
+    async fn answer(&mut self, mut closed: Closed<Pending>, published: bool) {
+        self.say_last_lines(&mut closed.report);
         let now = self.now_us();
         self.waiting = self.waiting.saturating_sub(closed.waiters.len());
         let tag = closed.waiters.iter().find_map(|w| w.to.request.tag.clone());
@@ -339,6 +347,19 @@ impl ClientState {
             (waiter, report)
         });
         reply_after(told, answers.collect(), now);
+    }
+
+    /// What those said last who keep a version from being complete.
+    fn say_last_lines(&self, report: &mut FlushReport) {
+        let missing = |r: &&mut RankOutcome| r.state != RankOutcomeState::Durable;
+        for (rank, outcome) in &mut report.ranks {
+            if let Some(outcome) = Some(outcome).filter(missing) {
+                outcome.last_lines = lines::last_of(&self.dir, *rank).unwrap_or_else(|e| {
+                    tracing::warn!("what rank {rank} said last: {e}");
+                    Vec::new()
+                });
+            }
+        }
     }
 
     /// Has the end of a version written down.
@@ -390,6 +411,7 @@ mod tests {
     ) {
         let (commit, commands) = mpsc::channel(1 << 16);
         let args = ClientArgs {
+            dir: RunDir::at("nowhere"),
             epoch: 1,
             rows: 0,
             commit,

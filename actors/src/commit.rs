@@ -11,8 +11,10 @@ mod import;
 mod thread;
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use bytes::Bytes;
+use expman_model::forwarding::Forwarding;
 use expman_model::meta::LastFlush;
 use expman_model::{EventBody, Health, RankState, RunStatus, WriterId};
 use expman_storage::StorageError;
@@ -62,6 +64,16 @@ pub(crate) enum Command {
     Health { writer: u32, health: Health },
     /// When a rank was last heard of.
     Seen { writer: u32, at_us: i64 },
+    /// Which text is forwarded from now on, and who wanted it so.
+    Forwarding { rank: u32, forwarding: Forwarding },
+    /// A rank fell silent.
+    Silent {
+        writer: u32,
+        silent: Duration,
+        others_step: i64,
+    },
+    /// It logs again.
+    Back { writer: u32, silent: Duration },
     /// A line for `events.jsonl`.
     Event(EventBody),
     /// A barrier closed; answered when that is written, or can't be.

@@ -49,6 +49,11 @@ pub enum MeshError {
     Forked,
     #[error("the flush did not get an answer within {0:?}")]
     FlushTimeout(Duration),
+    #[error("the run's owner did not answer within {waited:?}: {what}")]
+    NoAnswer {
+        what: &'static str,
+        waited: Duration,
+    },
     #[error("{what} was not finished within {waited:?}: {left}")]
     CloseTimeout {
         what: &'static str,

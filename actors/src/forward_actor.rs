@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use expman_model::forwarding::{Forwarding, ForwardingChange};
 use expman_model::limits::{BATCH_BYTES, HEALTH_EVERY, SPOOL_BYTES};
 use expman_model::{FlushReport, Health, RunId, RunStatus, Version, WriterId};
 use expman_storage::RunDir;
@@ -22,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 
 pub(crate) use self::notices::{Notices, Source};
 use crate::capture::Capture;
+use crate::gate::Gate;
 use crate::link::carrier::FrameSender;
 use crate::link::frame::{Ack, FlushRequest, Frame, Hello, Marker, Welcome};
 use crate::outbox::{Outbox, OutboxStats};
@@ -43,6 +45,11 @@ pub(crate) enum ForwardMsg {
     Flush {
         request: FlushRequest,
         reply: oneshot::Sender<FlushReport>,
+    },
+    /// The face wants other text to be forwarded, in all ranks.
+    Forward {
+        change: ForwardingChange,
+        reply: oneshot::Sender<Forwarding>,
     },
     /// The face closes: send everything, then goodbye.
     Close {
@@ -81,6 +88,7 @@ pub(crate) struct ForwardArgs {
     /// Who this process is, for the spool.
     pub(crate) hello: Hello,
     pub(crate) capture: Option<Arc<Capture>>,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) stats: watch::Sender<ForwardStats>,
     pub(crate) notices: Arc<Notices>,
 }
@@ -89,6 +97,12 @@ struct Asked {
     request: FlushRequest,
     at: Instant,
     reply: oneshot::Sender<FlushReport>,
+}
+
+struct Setting {
+    change: ForwardingChange,
+    told: bool,
+    reply: oneshot::Sender<Forwarding>,
 }
 
 /// What the actor keeps.
@@ -102,6 +116,8 @@ pub(crate) struct ForwardState {
     asked: BTreeMap<u64, Asked>,
     /// Requests that the present owner has.
     forwarded: HashSet<u64>,
+    /// Settings that are asked for, in turn: whether the present owner was told, and who waits.
+    settings: Vec<Setting>,
     closing: Option<(RunStatus, oneshot::Sender<bool>)>,
     bye_sent: bool,
     stats: ForwardStats,
@@ -134,6 +150,7 @@ impl Actor for ForwardActor {
             markers: VecDeque::new(),
             asked: BTreeMap::new(),
             forwarded: HashSet::new(),
+            settings: Vec::new(),
             closing: None,
             bye_sent: false,
             stats: ForwardStats::default(),
@@ -156,6 +173,11 @@ impl Actor for ForwardActor {
             ForwardMsg::LinkDown => state.link_down(),
             ForwardMsg::Received(frame) => state.received(&myself, frame),
             ForwardMsg::Flush { request, reply } => state.flush(request, reply),
+            ForwardMsg::Forward { change, reply } => state.settings.push(Setting {
+                change,
+                told: false,
+                reply,
+            }),
             ForwardMsg::Close { status, reply } => state.closing = Some((status, reply)),
             ForwardMsg::Captured(version) => state.mark(version),
             ForwardMsg::SpoolDue => state.spool_look = None,
@@ -201,6 +223,10 @@ impl ForwardState {
             };
             Spool::new(dir.clone(), header, SPOOL_BYTES)
         });
+        self.set_forwarding(welcome.forwarding);
+        for setting in &mut self.settings {
+            setting.told = false;
+        }
         self.told = None;
         self.credit = welcome.credit;
         self.link = Some(to);
@@ -228,6 +254,7 @@ impl ForwardState {
                         asked.reply,
                         FlushReport {
                             elapsed_secs,
+                            forwarding: self.args.gate.is_on(),
                             ..done.report
                         },
                     );
@@ -263,8 +290,17 @@ impl ForwardState {
                 tracing::warn!("{what}");
                 self.trouble(Source::Owner, what);
             }
+            Frame::Forwarding(forwarding) => self.set_forwarding(forwarding),
             Frame::Ping => {}
             other => tracing::warn!("unexpected {other:?}"),
+        }
+    }
+
+    fn set_forwarding(&mut self, forwarding: Forwarding) {
+        self.args.gate.set(forwarding);
+        let done = |setting: &mut Setting| setting.told && setting.change.is_done(forwarding);
+        for setting in self.settings.extract_if(.., done) {
+            answer(setting.reply, forwarding);
         }
     }
 

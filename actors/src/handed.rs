@@ -5,21 +5,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use expman_model::record::Stream;
 
-use crate::capture::{Lines, record};
+use crate::capture::{Batch, Lines};
+use crate::gate::Gate;
 use crate::ring::Ring;
 
 /// Both streams of one run, until it closes.
 #[derive(Debug)]
 pub(crate) struct Handed {
     ring: Arc<Ring>,
+    gate: Arc<Gate>,
     /// None when the run is closed.
     lines: Mutex<Option<[Lines; 2]>>,
 }
 
 impl Handed {
-    pub(crate) fn new(ring: Arc<Ring>) -> Self {
+    pub(crate) fn new(ring: Arc<Ring>, gate: Arc<Gate>) -> Self {
         Self {
             ring,
+            gate,
             lines: Mutex::new(Some(Default::default())),
         }
     }
@@ -31,10 +34,12 @@ impl Handed {
         let Some(lines) = &mut *lines else {
             return;
         };
-        let mut is_patient = may_wait;
-        lines[usize::from(stream == Stream::Err)].feed(bytes, |line, ends| {
-            is_patient &= record(&self.ring, stream, line, ends, is_patient);
-        });
+        let mut batch = Batch::default();
+        lines[usize::from(stream == Stream::Err)]
+            .feed(bytes, |line, ends| batch.add(stream, line, ends));
+        if self.gate.is_on() {
+            batch.push(&self.ring, may_wait);
+        }
     }
 
     /// Lines that never ended go into the ring; what comes later is ignored.
@@ -44,13 +49,15 @@ impl Handed {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        let mut batch = Batch::default();
         for (stream, mut lines) in [Stream::Out, Stream::Err]
             .into_iter()
             .zip(lines.into_iter().flatten())
         {
-            lines.end(|line, ends| {
-                record(&self.ring, stream, line, ends, false);
-            });
+            lines.end(|line, ends| batch.add(stream, line, ends));
+        }
+        if self.gate.is_on() {
+            batch.push(&self.ring, false);
         }
     }
 }

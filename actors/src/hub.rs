@@ -171,6 +171,7 @@ async fn read_frames(
             Some(Frame::Bye(status)) => RunMsg::Bye { link, status },
             Some(Frame::Ping) => RunMsg::Heard { link },
             Some(Frame::Health(health)) => RunMsg::Health { link, health },
+            Some(Frame::Forward(change)) => RunMsg::Forward { link, change },
             Some(Frame::Flush(request)) => RunMsg::Flush { link, request },
             Some(other) => return Err(MeshError::Protocol(format!("unexpected {other:?}"))),
         };

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{MeshError, Result};
 use crate::forward_actor::ForwardMsg;
+use crate::gate::Gate;
 use crate::link::carrier::{Carrier, Connection, FrameReader, FrameSender};
 use crate::link::frame::{Frame, Hello, PROTOCOL, Welcome};
 use crate::link::unix::UnixCarrier;
@@ -52,6 +53,7 @@ pub(crate) struct Joiner {
     pub(crate) owner: OwnerMode,
     pub(crate) hello: Hello,
     pub(crate) ring: Arc<Ring>,
+    pub(crate) gate: Arc<Gate>,
 }
 
 /// Keeps a link to the owner as long as the actor lives; `first` learns how the first attempt ended.
@@ -167,7 +169,11 @@ impl Joiner {
         };
         let mut reader = FrameReader::new(connection.read);
         let to = FrameSender::start(connection.write);
-        if to.control(Frame::Hello(self.hello.clone())).is_err() {
+        let hello = Hello {
+            forwarding: self.gate.forwarding(),
+            ..self.hello.clone()
+        };
+        if to.control(Frame::Hello(hello)).is_err() {
             return Err(MeshError::Protocol("the owner went away".to_owned()));
         }
         match tokio::time::timeout(WELCOME_WITHIN, reader.next()).await {

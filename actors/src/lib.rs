@@ -25,6 +25,7 @@ mod commit;
 pub mod error;
 mod fork;
 mod forward_actor;
+mod gate;
 mod handed;
 pub mod host;
 mod hub;
@@ -39,6 +40,7 @@ pub mod ring;
 pub mod run;
 mod run_actor;
 pub mod runtime;
+mod stream;
 
 pub use error::{MeshError, Result};
 pub use forward_actor::ForwardStats;

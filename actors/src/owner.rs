@@ -2,7 +2,9 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use expman_model::limits::SILENT_AFTER;
 use expman_model::time::{now_us, rfc3339_us};
 use expman_model::{RunId, RunMeta};
 use expman_storage::{OwnerLock, RunDir, RunWriter, durable};
@@ -31,6 +33,8 @@ pub struct OwnerSpec {
 
 /// Environment variable that carries an [`OwnerSpec`] as JSON.
 pub const OWNER_SPEC: &str = "EXPMAN_OWNER_SPEC";
+/// Environment variable: seconds after which a rank counts as silent.
+pub const SILENT_SECS: &str = "EXPMAN_SILENT_SECS";
 /// First word of an owner process when it can be reached.
 pub const READY: &str = "ready";
 /// First word of an owner process that found another owner.
@@ -101,6 +105,7 @@ impl Owner {
             .partition(|live| crate::host::is_gone(&live.host, live.pid, live.joined));
         let (commit, commands) = mpsc::channel(commit::QUEUE);
         let client_args = ClientArgs {
+            dir: dir.clone(),
             epoch: meta.owner_epoch,
             rows,
             commit: commit.clone(),
@@ -117,6 +122,7 @@ impl Owner {
             expected,
             gone: gone.into_iter().map(|live| live.index).collect(),
             ranks,
+            silent_after: silent_after(),
             commit,
             client: client.clone(),
             done: done_tell.clone(),
@@ -188,6 +194,17 @@ impl Drop for Owner {
         if let Err(e) = std::fs::remove_file(&self.socket) {
             tracing::debug!("{}: {e}", self.socket.display());
         }
+    }
+}
+
+/// How long a rank may be silent while others advance: the environment may say it in seconds, 0 for ever.
+fn silent_after() -> Duration {
+    let told = std::env::var(SILENT_SECS).ok();
+    let secs = told.and_then(|secs| secs.trim().parse::<f64>().ok());
+    match secs.map(Duration::try_from_secs_f64) {
+        Some(Ok(Duration::ZERO)) => Duration::MAX,
+        Some(Ok(after)) => after,
+        Some(Err(_)) | None => SILENT_AFTER,
     }
 }
 

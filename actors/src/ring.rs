@@ -151,6 +151,31 @@ impl Ring {
         self.take_in(record, patience, self.capacity() / 4 * 3, CONSOLE_FULL)
     }
 
+    /// Takes in many records of captured output under one lock, or none: when there is no room for all of them, or
+    /// something is missing in front of them. `starts` are the places of the records in `records`.
+    pub fn push_console_at_once(&self, records: &mut [u8], starts: &[usize]) -> bool {
+        let Some(mut inner) = self.lock_here() else {
+            return false;
+        };
+        let before = inner.len - inner.cut;
+        inner.tell_gaps(self.capacity);
+        let fits = inner.len + records.len() <= self.capacity() / 4 * 3;
+        if inner.closed || inner.gaps.is_pending() || !fits {
+            return false;
+        }
+        let first = inner.next_seq;
+        for (seq, at) in (first..).zip(starts) {
+            records[at + SEQ_AT..at + SEQ_AT + 8].copy_from_slice(&seq.to_le_bytes());
+        }
+        inner.put_some(records, starts.len() as u64);
+        let after = inner.len - inner.cut;
+        drop(inner);
+        if before == 0 || (before < self.urgent && after >= self.urgent) {
+            self.wake.notify_one();
+        }
+        true
+    }
+
     fn take_in(
         &self,
         record: &mut [u8],

@@ -3,11 +3,14 @@
 mod config;
 mod end;
 mod log;
+mod text;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use expman_model::forwarding::Forwarding;
 use expman_model::limits::{BATCH_AGE, BATCH_BYTES, CLOSE_TIMEOUT, RING_BYTES};
 use expman_model::{Incarnation, RunId, RunMeta, RunStatus};
 use expman_storage::RunDir;
@@ -22,12 +25,14 @@ use crate::error::{MeshError, Result};
 use crate::forward_actor::{
     ForwardActor, ForwardArgs, ForwardMsg, ForwardStats, Notices, Source, watch_ring,
 };
+use crate::gate::Gate;
 use crate::handed::Handed;
 use crate::join::{Joiner, keep_link};
-use crate::link::frame::{Hello, PROTOCOL};
+use crate::link::frame::{Hello, PROTOCOL, Welcome};
 use crate::outbox::SPOOL_LOST;
 use crate::owner::OwnerSpec;
 use crate::ring::{Ring, RingStats};
+use crate::stream::Stream;
 use crate::{host, naming, runtime};
 
 /// Counts of one process.
@@ -49,6 +54,8 @@ pub struct Run {
     notices: Arc<Notices>,
     /// None when the run is closed: its descriptors are given back then.
     capture: Mutex<Option<Arc<Capture>>>,
+    gate: Arc<Gate>,
+    stream: Mutex<Option<Stream>>,
     handed: Handed,
     dir: RunDir,
     name: String,
@@ -132,9 +139,14 @@ impl Run {
             incarnation: Incarnation::generate(),
             host,
             pid: std::process::id(),
+            forwarding: Forwarding::default(),
         };
+        let gate = Arc::new(Gate::new());
         let capture = if config.capture {
-            Some(Arc::new(Capture::start(Arc::clone(&ring))?))
+            Some(Arc::new(Capture::start(
+                Arc::clone(&ring),
+                Arc::clone(&gate),
+            )?))
         } else {
             None
         };
@@ -144,6 +156,7 @@ impl Run {
             dir: dir.clone(),
             hello: hello.clone(),
             capture: capture.clone(),
+            gate: Arc::clone(&gate),
             stats: stats_tell,
             notices: Arc::clone(&notices),
         };
@@ -156,27 +169,11 @@ impl Run {
             owner: config.owner,
             hello,
             ring: Arc::clone(&ring),
+            gate: Arc::clone(&gate),
         };
-        let joined = runtime.block_on(async {
-            let (forward, _) = Actor::spawn(None, ForwardActor, args)
-                .await
-                .map_err(|e| MeshError::Actor(e.to_string()))?;
-            tokio::spawn(watch_ring(
-                Arc::clone(&ring),
-                forward.clone(),
-                // Longer would break the promise that everything is in a file after 50 ms.
-                config.batch_age.min(BATCH_AGE),
-            ));
-            let (first, joined) = oneshot::channel();
-            tokio::spawn(keep_link(joiner, forward.clone(), config.timeout, first));
-            let welcome = joined.await.unwrap_or_else(|_gone| Err(MeshError::Closed));
-            if welcome.is_err() {
-                forward
-                    .drain()
-                    .map_err(|e| MeshError::Actor(e.to_string()))?;
-            }
-            Ok::<_, MeshError>((forward, welcome?))
-        });
+        // Longer would break the promise that everything is in a file after 50 ms.
+        let batch_age = config.batch_age.min(BATCH_AGE);
+        let joined = runtime.block_on(meet(args, joiner, batch_age, config.timeout));
         if joined.is_err()
             && let Some(capture) = &capture
         {
@@ -186,12 +183,14 @@ impl Run {
         let (forward, welcome) = joined?;
         Ok(Self {
             runtime,
-            handed: Handed::new(Arc::clone(&ring)),
+            handed: Handed::new(Arc::clone(&ring), Arc::clone(&gate)),
             ring,
             forward,
             stats,
             notices,
             capture: Mutex::new(capture),
+            gate,
+            stream: Mutex::new(None),
             dir,
             name,
             id: welcome.run_id,
@@ -281,6 +280,29 @@ impl Run {
     pub fn notices(&self) -> Vec<String> {
         self.notices.take()
     }
+}
+
+/// Starts the actor and its link, and waits until the owner knows this process.
+async fn meet(
+    args: ForwardArgs,
+    joiner: Joiner,
+    batch_age: Duration,
+    timeout: Duration,
+) -> Result<(ActorRef<ForwardMsg>, Welcome)> {
+    let ring = Arc::clone(&args.ring);
+    let (forward, _) = Actor::spawn(None, ForwardActor, args)
+        .await
+        .map_err(|e| MeshError::Actor(e.to_string()))?;
+    tokio::spawn(watch_ring(ring, forward.clone(), batch_age));
+    let (first, joined) = oneshot::channel();
+    tokio::spawn(keep_link(joiner, forward.clone(), timeout, first));
+    let welcome = joined.await.unwrap_or_else(|_gone| Err(MeshError::Closed));
+    if welcome.is_err() {
+        forward
+            .drain()
+            .map_err(|e| MeshError::Actor(e.to_string()))?;
+    }
+    Ok((forward, welcome?))
 }
 
 impl Drop for Run {

@@ -6,15 +6,18 @@
 //! Promises that nothing is acknowledged before it is durable, that a process which vanishes is given up after
 //! its lease, and that the run is closed when its last rank is gone.
 
+mod forwarding;
 mod joining;
 mod leaving;
 mod reporting;
+mod silence;
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use expman_model::forwarding::{Forwarding, ForwardingChange};
 use expman_model::limits::{HEARTBEAT, LEASE};
 use expman_model::time::now_us;
 use expman_model::{Health, RankState, RunId, RunMeta, RunStatus, WriterId};
@@ -22,6 +25,7 @@ use expman_storage::run_writer::{LiveWriter, Progress};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
+use self::silence::Pace;
 use crate::barrier::Standing;
 use crate::client_actor::ClientMsg;
 use crate::commit::{Command, Remains, Report, SyncToken};
@@ -55,6 +59,11 @@ pub(crate) enum RunMsg {
     },
     /// Everything in front of a barrier's marker was sent.
     Marker { link: LinkId, marker: Marker },
+    /// A process wants other text to be forwarded.
+    Forward {
+        link: LinkId,
+        change: ForwardingChange,
+    },
     /// A process asks for a flush.
     Flush { link: LinkId, request: FlushRequest },
     /// A process closes in good order.
@@ -97,6 +106,8 @@ pub(crate) struct RunArgs {
     /// Processes that it knew and that ended meanwhile, by index.
     pub(crate) gone: Vec<u32>,
     pub(crate) ranks: BTreeSet<u32>,
+    /// How long a rank may be silent while others advance.
+    pub(crate) silent_after: Duration,
     pub(crate) commit: mpsc::Sender<Command>,
     pub(crate) client: ActorRef<ClientMsg>,
     /// Set when the run is closed, with the reason why it was not closed well.
@@ -112,6 +123,7 @@ struct Member {
     to: Option<FrameSender>,
     standing: Standing,
     leaving: bool,
+    pace: Pace,
     process: Process,
 }
 
@@ -141,6 +153,8 @@ pub(crate) struct RunActorState {
     estranged: HashMap<u32, Process>,
     /// What keeps the files from being written; empty when nothing does.
     trouble: String,
+    /// Which text is forwarded.
+    forwarding: Forwarding,
     /// Links to tell when the run is closed.
     farewells: Vec<FrameSender>,
     finishing: bool,
@@ -158,6 +172,7 @@ impl Actor for RunActor {
     ) -> Result<RunActorState, ActorProcessingErr> {
         let expected = std::mem::take(&mut args.expected);
         let mut state = RunActorState {
+            forwarding: args.meta.forwarding.unwrap_or_default(),
             args,
             members: HashMap::new(),
             by_link: HashMap::new(),
@@ -208,6 +223,7 @@ impl Actor for RunActor {
                 allowed,
             } => state.batch(link, records, allowed).await,
             RunMsg::Marker { link, marker } => state.marker(link, marker).await,
+            RunMsg::Forward { link, change } => state.forward(link, change).await,
             RunMsg::Flush { link, request } => state.flush(link, request),
             RunMsg::Bye { link, status } => state.bye(&myself, link, status).await,
             RunMsg::Left { writer, progress } => state.left(&myself, writer, progress).await,
@@ -236,6 +252,7 @@ impl RunActorState {
                 to: None,
                 standing,
                 leaving: false,
+                pace: Pace::new(Instant::now()),
                 process,
             },
         );
@@ -263,6 +280,11 @@ impl RunActorState {
         if let Some((_, member)) = self.member(link) {
             member.standing.last_seen_us = now_us();
             let writer = member.index;
+            let now = Instant::now();
+            let silent = member.pace.silence(now);
+            if member.pace.heard(now) {
+                self.tell(Command::Back { writer, silent }).await;
+            }
             let batch = Command::Batch {
                 writer,
                 records,
@@ -312,6 +334,7 @@ impl RunActorState {
     }
 
     async fn tick(&mut self) {
+        self.look_for_silence().await;
         for (writer, member) in &self.members {
             self.client(ClientMsg::Stand {
                 writer: *writer,

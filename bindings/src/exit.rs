@@ -5,11 +5,8 @@
 //! So who is inside is counted; the end waits until nobody is, lets nobody in afterwards,
 //! and a thread that comes back later still stays where it is.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -57,18 +54,11 @@ pub(crate) fn detach<T: Ungil>(py: Python<'_>, work: impl FnOnce() -> T + Send) 
     })
 }
 
-/// A future that asks for the GIL while it is polled: it is not polled any more when the interpreter is ending.
-pub(crate) struct Attaching<F>(pub(crate) Pin<Box<F>>);
-
-impl<F: Future> Future for Attaching<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        // The waker is not kept: there is nothing to wake for.
-        match Inside::enter() {
-            Some(_inside) => self.0.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
+/// Does what asks for the GIL, unless the interpreter is ending: then nobody is there to be told of anything.
+pub(crate) fn attaching(work: impl FnOnce()) {
+    match Inside::enter() {
+        Some(_inside) => work(),
+        None => std::mem::forget(work),
     }
 }
 

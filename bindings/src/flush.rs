@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use expman_model::{FlushReport, RankOutcomeState};
+use pyo3::IntoPyObjectExt;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tokio::sync::watch;
 
 use crate::errors::ExpmanError;
-use crate::exit::{Inside, detach};
-use crate::rt::MeshRuntime;
+use crate::exit::{Inside, attaching, detach};
 
 /// How often a blocked caller looks for Ctrl-C.
 const LOOK: Duration = Duration::from_millis(100);
@@ -64,19 +65,74 @@ impl CoreFlush {
 
     /// An asyncio future of the outcome on the running loop; cancelling it only stops waiting.
     fn future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let Some(_inside) = Inside::enter() else {
+            return Err(ExpmanError::new_err("the interpreter is ending"));
+        };
+        let runtime = expman_actors::runtime::current().map_err(|e| crate::errors::to_py(&e))?;
+        let event_loop = pyo3_async_runtimes::get_running_loop(py)?;
+        let future = event_loop.call_method0(intern!(py, "create_future"))?;
+        let waiting = Waiting {
+            event_loop: event_loop.unbind(),
+            future: future.clone().unbind(),
+        };
         let mut outcome = self.outcome.clone();
-        pyo3_async_runtimes::generic::future_into_py::<MeshRuntime, _, Py<PyDict>>(py, async move {
+        runtime.spawn(async move {
             let done = outcome.wait_for(Option::is_some).await.map(|o| o.clone());
-            match done {
-                Ok(outcome) => Python::attach(|py| report(py, outcome).map(Bound::unbind)),
-                Err(_gone) => Err(ExpmanError::new_err("the run is closed")),
-            }
-        })
+            let done = done.unwrap_or_else(|_gone| Some(Err("the run is closed".to_owned())));
+            // A thread that may wait for the GIL.
+            tokio::task::spawn_blocking(|| {
+                attaching(move || Python::attach(|py| waiting.tell(py, done)));
+            });
+        });
+        Ok(future)
     }
 
     fn done(&self) -> bool {
         self.outcome.borrow().is_some()
     }
+}
+
+/// Who awaits an outcome.
+struct Waiting {
+    event_loop: Py<PyAny>,
+    future: Py<PyAny>,
+}
+
+impl Waiting {
+    /// Hands the outcome to the loop; one that is closed has nobody left who waits.
+    fn tell(self, py: Python<'_>, outcome: Outcome) {
+        let event_loop = self.event_loop.bind(py);
+        let told = settled(py, outcome).and_then(|(set, value)| {
+            let settle = wrap_pyfunction!(settle, py)?;
+            event_loop.call_method1(
+                intern!(py, "call_soon_threadsafe"),
+                (settle, self.future, set, value),
+            )
+        });
+        if let Err(e) = told {
+            tracing::debug!("nobody awaits this flush any more: {e}");
+        }
+    }
+}
+
+/// What to call on a future, and with what.
+fn settled(py: Python<'_>, outcome: Outcome) -> PyResult<(&'static str, Bound<'_, PyAny>)> {
+    Ok(match report(py, outcome) {
+        Ok(report) => ("set_result", report.into_any()),
+        Err(e) => ("set_exception", e.into_bound_py_any(py)?),
+    })
+}
+
+/// On the loop's own thread: a future that was cancelled meanwhile is left alone.
+#[pyfunction]
+fn settle(future: &Bound<'_, PyAny>, set: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    let Some(_inside) = Inside::enter() else {
+        return Ok(());
+    };
+    if !future.call_method0("done")?.is_truthy()? {
+        future.call_method1(set, (value,))?;
+    }
+    Ok(())
 }
 
 fn report(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyDict>> {
@@ -101,6 +157,7 @@ fn report(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyDict>> {
             reason = "wall clock in seconds, as time.time() has it"
         )]
         one.set_item("last_seen", outcome.last_seen_us as f64 / 1e6)?;
+        one.set_item("last_lines", &outcome.last_lines)?;
         ranks.set_item(rank, one)?;
     }
     let dict = PyDict::new(py);
@@ -109,5 +166,6 @@ fn report(py: Python<'_>, outcome: Outcome) -> PyResult<Bound<'_, PyDict>> {
     dict.set_item("ranks", ranks)?;
     dict.set_item("rows", report.rows)?;
     dict.set_item("elapsed", report.elapsed_secs)?;
+    dict.set_item("forwarding", report.forwarding)?;
     Ok(dict)
 }

@@ -9,8 +9,8 @@ mod exit;
 mod flush;
 mod metrics;
 mod params;
-mod rt;
 mod run;
+mod text;
 mod values;
 
 #[pymodule]
@@ -30,4 +30,6 @@ mod _core {
     use crate::flush::CoreFlush;
     #[pymodule_export]
     use crate::run::CoreRun;
+    #[pymodule_export]
+    use crate::text::{forward, forwarding, stop_stream, stream};
 }

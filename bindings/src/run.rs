@@ -29,7 +29,7 @@ pub(crate) struct CoreRun {
     on_trouble: Py<PyAny>,
 }
 
-fn seconds(secs: f64) -> Duration {
+pub(crate) fn seconds(secs: f64) -> Duration {
     Duration::try_from_secs_f64(secs.max(0.0)).unwrap_or(Duration::from_secs(u32::MAX.into()))
 }
 

@@ -231,7 +231,10 @@ impl View {
                     .collect();
                 table.push(&[
                     rank.to_string(),
-                    format!("{:?}", process.state).to_lowercase(),
+                    match process.silent_since {
+                        Some(_) => "silent".to_owned(),
+                        None => format!("{:?}", process.state).to_lowercase(),
+                    },
                     process.status.to_string(),
                     process.attempt.to_string(),
                     process.host.clone(),

@@ -18,6 +18,7 @@ use expman_actors::link::hello::RANKS_MAX;
 use expman_actors::link::unix::UnixCarrier;
 use expman_actors::owner::{OWNER_SPEC, OwnerAddress, OwnerSpec, READY};
 use expman_actors::{OwnerMode, Run, RunConfig};
+use expman_model::forwarding::Forwarding;
 use expman_model::{
     FlushScope, Incarnation, Point, RankOutcomeState, Record, RecordBody, RunMeta, RunStatus,
     Value, Version,
@@ -194,6 +195,7 @@ fn hello(rank: u32) -> Hello {
         incarnation: Incarnation::generate(),
         host: expman_actors::host::name(),
         pid: std::process::id(),
+        forwarding: Forwarding::default(),
     }
 }
 

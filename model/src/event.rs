@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Incarnation, RunId, Version};
+use crate::level::Level;
 use crate::status::RunStatus;
 
 /// One line of `events.jsonl`.
@@ -53,6 +54,21 @@ pub enum EventBody {
         last_step: Option<i64>,
         reason: String,
     },
+    /// A rank fell silent while others advanced, or all others wait for it.
+    RankSilent {
+        rank: u32,
+        incarnation: Incarnation,
+        last_step: Option<i64>,
+        silent_secs: f64,
+        others_step: i64,
+        last_lines: Vec<String>,
+    },
+    /// It logs again.
+    RankBack {
+        rank: u32,
+        incarnation: Incarnation,
+        silent_secs: f64,
+    },
     /// A rank dropped records, or what keeps them from the disk changed.
     RankHealth {
         rank: u32,
@@ -61,6 +77,12 @@ pub enum EventBody {
         queued_bytes: u64,
         spooled_bytes: u64,
         last_error: Option<String>,
+    },
+    /// Somebody changed which text of the ranks is forwarded.
+    Forwarding {
+        rank: u32,
+        enabled: bool,
+        level: Level,
     },
     FlushOpened {
         version: Version,

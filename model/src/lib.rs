@@ -20,6 +20,7 @@
 pub mod codec;
 pub mod event;
 pub mod fold;
+pub mod forwarding;
 pub mod health;
 pub mod id;
 pub mod level;

@@ -43,6 +43,8 @@ pub const LINK_SILENCE: Duration = Duration::from_secs(LEASE.as_secs() + 5);
 pub const RECONNECT_MIN: Duration = Duration::from_millis(20);
 /// See [`RECONNECT_MIN`].
 pub const RECONNECT_MAX: Duration = Duration::from_secs(1);
+/// A rank that used to log and is silent this long, while others advance, is told of.
+pub const SILENT_AFTER: Duration = Duration::from_secs(120);
 /// Default deadline of `flush`.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Default deadline of `close` and of the exit of the process.

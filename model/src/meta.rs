@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::forwarding::Forwarding;
 use crate::id::{Incarnation, RunId, Version};
 use crate::status::RunStatus;
 use crate::value::Value;
@@ -62,6 +63,9 @@ pub struct RunMeta {
     pub dropped: u64,
     /// The first failure.
     pub error: Option<RunError>,
+    /// Which text of the ranks is forwarded, when somebody changed that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<Forwarding>,
     /// The last barrier that closed.
     pub last_flush: Option<LastFlush>,
     /// Latest value of every `log_scalar`.
@@ -235,6 +239,12 @@ pub struct RankMeta {
     pub last_seen: Option<String>,
     /// Greatest step it logged.
     pub last_step: Option<i64>,
+    /// RFC 3339 UTC of the last metrics it logged.
+    pub last_step_at: Option<String>,
+    /// RFC 3339 UTC of the last line it wrote.
+    pub last_line_at: Option<String>,
+    /// RFC 3339 UTC since when it is silent, while it is told to be.
+    pub silent_since: Option<String>,
     /// Last sequence number that was received.
     pub accepted_seq: u64,
     /// Last sequence number on disk.
@@ -268,6 +278,9 @@ impl Default for RankMeta {
             left_at: None,
             last_seen: None,
             last_step: None,
+            last_step_at: None,
+            last_line_at: None,
+            silent_since: None,
             accepted_seq: 0,
             durable_seq: 0,
             rows: 0,

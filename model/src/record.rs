@@ -45,6 +45,9 @@ pub enum Stream {
     Err,
 }
 
+/// The logger of exceptions that nobody caught, one message each.
+pub const UNCAUGHT: &str = "uncaught";
+
 /// What was logged.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RecordBody {
@@ -143,6 +146,41 @@ pub fn put_record(
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }
 
+/// Appends a line of captured output, or a piece of one, without a number.
+pub fn put_console(
+    out: &mut Vec<u8>,
+    timestamp_us: i64,
+    stream: Stream,
+    line: &[u8],
+    ends_line: bool,
+) {
+    put_record(out, KIND_CONSOLE, 0, timestamp_us, |out| {
+        put_console_body(out, stream, ends_line, line);
+    });
+}
+
+fn put_console_body(out: &mut Vec<u8>, stream: Stream, ends_line: bool, line: &[u8]) {
+    out.push(u8::from(stream == Stream::Err));
+    out.push(u8::from(ends_line));
+    put_bytes(out, line);
+}
+
+/// Reads the body of a console record: the stream, whether the line ends, its bytes.
+///
+/// # Errors
+/// When the bytes are none.
+pub fn take_console<'a>(r: &mut Reader<'a>) -> Result<(Stream, bool, &'a [u8]), CodecError> {
+    let stream = if r.u8("stream")? == 0 {
+        Stream::Out
+    } else {
+        Stream::Err
+    };
+    let ends_line = r.u8("line end")? != 0;
+    Ok((stream, ends_line, r.bytes("console bytes")?))
+}
+
+/// Kind byte of a record of captured output.
+pub const KIND_CONSOLE: u8 = 3;
 /// Kind byte of a metrics record.
 pub const KIND_METRICS: u8 = 1;
 
@@ -160,7 +198,7 @@ impl RecordBody {
         match self {
             Self::Metrics { .. } => KIND_METRICS,
             Self::Message { .. } => 2,
-            Self::Console { .. } => 3,
+            Self::Console { .. } => KIND_CONSOLE,
             Self::Scalar(_) => 4,
             Self::Params(_) => 5,
             Self::Artifact { .. } => 6,
@@ -197,9 +235,7 @@ impl RecordBody {
                 ends_line,
                 bytes,
             } => {
-                out.push(u8::from(*stream == Stream::Err));
-                out.push(u8::from(*ends_line));
-                put_bytes(out, bytes);
+                put_console_body(out, *stream, *ends_line, bytes);
             }
             Self::Scalar(point) => {
                 put_bytes(out, point.key.as_bytes());
@@ -256,15 +292,15 @@ impl RecordBody {
                 line: r.u32("source line")?,
                 text: r.str("message")?.to_owned(),
             },
-            3 => Self::Console {
-                stream: if r.u8("stream")? == 0 {
-                    Stream::Out
-                } else {
-                    Stream::Err
-                },
-                ends_line: r.u8("line end")? != 0,
-                bytes: r.bytes("console bytes")?.to_vec(),
-            },
+            KIND_CONSOLE => {
+                let (stream, ends_line, bytes) = take_console(r)?;
+                let bytes = bytes.to_vec();
+                Self::Console {
+                    stream,
+                    ends_line,
+                    bytes,
+                }
+            }
             4 => Self::Scalar(take_point(r)?),
             5 => Self::Params(Param::decode(r)?),
             6 => Self::Artifact {

@@ -39,6 +39,9 @@ pub struct RankOutcome {
     pub last_step: Option<i64>,
     /// Wall clock of the last word from it, microseconds since 1970 UTC.
     pub last_seen_us: i64,
+    /// What it said last, when it is not durable.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_lines: Vec<String>,
 }
 
 /// What a flush achieved, rank by rank.
@@ -54,4 +57,6 @@ pub struct FlushReport {
     pub rows: u64,
     /// Seconds from the request to the answer.
     pub elapsed_secs: f64,
+    /// Whether captured output and Python logging are forwarded at all; if not, none of it is in the run.
+    pub forwarding: bool,
 }

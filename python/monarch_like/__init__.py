@@ -37,7 +37,9 @@ from ._session import (
     log_params,
     log_scalar,
     log_vector,
+    logging_option,
     save_artifact,
+    set_mode,
     warn,
 )
 
@@ -65,6 +67,8 @@ __all__ = [
     "log_params",
     "log_scalar",
     "log_vector",
+    "logging_option",
     "save_artifact",
+    "set_mode",
     "warn",
 ]

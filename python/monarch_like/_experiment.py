@@ -18,6 +18,7 @@ from typing import Any
 from . import _console, _hooks, _lifecycle, _notebook, _summary
 from ._artifacts import Copies, PathLike, target_name
 from ._core import ArtifactError, ConfigError, CoreRun, ExpmanError, FlushError, write_console
+from ._forwarding import Forwarding
 from ._logs import LEVELS, LevelLike, Logs, here, level_number
 from ._options import capture_mode, core_options, default_mode, tell_launcher
 from ._report import FlushHandle
@@ -28,7 +29,7 @@ _HANDLE_PID = "EXPMAN_HANDLE_PID"
 _ENDS = ("finished", "failed", "cancelled", "interrupted", "preempted", "crashed")
 
 
-class Experiment(Logs):
+class Experiment(Logs, Forwarding):
     """One run, joined by this process as one of its ranks.
 
     All processes of one launch join the same run; who they are is found from the launcher's

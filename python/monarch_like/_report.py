@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._core import FlushError
@@ -21,12 +21,14 @@ class RankOutcome:
         seq: its last durable sequence number.
         last_step: the greatest step it logged, None when it never gave one.
         last_seen: wall clock of the last word from it, in seconds as `time.time()` has it.
+        last_lines: what it said last, when it is not durable.
     """
 
     state: Literal["durable", "dead", "timeout"]
     seq: int
     last_step: int | None
     last_seen: float
+    last_lines: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class FlushReport:
         ranks: every rank that was live when the barrier opened.
         rows: metric rows of the run that are durable now.
         elapsed: seconds from the request to the answer.
+        forwarding: whether captured output and Python logging are forwarded; when `set_mode`
+            has switched that off, none of it is in the run.
     """
 
     version: str
@@ -47,19 +51,25 @@ class FlushReport:
     ranks: dict[int, RankOutcome]
     rows: int
     elapsed: float
+    forwarding: bool = True
 
     def __bool__(self) -> bool:
         return self.complete
 
     def __str__(self) -> str:
-        missing = [f"rank {r} {o.state}" for r, o in self.ranks.items() if o.state != "durable"]
+        missing = [
+            f"rank {rank} {each.state}" + (f" at step {each.last_step}" if each.last_step else "")
+            for rank, each in self.ranks.items()
+            if each.state != "durable"
+        ]
         state = (
             "complete" if self.complete else f"INCOMPLETE ({', '.join(missing) or 'not published'})"
         )
-        return (
+        text = (
             f"flush {self.version}: {state}, {len(self.ranks)} ranks, "
             f"{self.rows} rows durable, {self.elapsed * 1e3:.1f} ms"
         )
+        return text if self.forwarding else f"{text}; output and logging are not forwarded"
 
     @classmethod
     def _from(cls, raw: dict[str, Any]) -> FlushReport:

@@ -93,6 +93,16 @@ def error(message: object) -> None:
     current().error(message)
 
 
+def set_mode(forward_text: bool, **options: Any) -> None:
+    """`Experiment.set_mode` of the current run."""
+    current().set_mode(forward_text, **options)
+
+
+def logging_option(*args: Any, **options: Any) -> None:
+    """`Experiment.logging_option` of the current run."""
+    current().logging_option(*args, **options)
+
+
 def handler(level: LevelLike = 0) -> logging.Handler:
     """`Experiment.handler` of the current run."""
     return current().handler(level)

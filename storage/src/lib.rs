@@ -14,6 +14,7 @@ mod faults;
 mod guard;
 pub mod layout;
 pub mod legacy;
+pub mod lines;
 pub mod lock;
 pub mod reader;
 pub mod recovery;

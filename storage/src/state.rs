@@ -23,6 +23,28 @@ pub(crate) struct WriterState {
     pub(crate) applied_seq: u64,
     /// What its process told of itself last.
     pub(crate) health: Option<Health>,
+    /// When it logged its last metrics and its last line.
+    pub(crate) last: LastWords,
+}
+
+/// Microseconds since 1970 UTC; 0 for never, in this owner's time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LastWords {
+    pub(crate) metrics_us: i64,
+    pub(crate) line_us: i64,
+}
+
+impl LastWords {
+    fn note(self, meta: &mut RankMeta) {
+        for (at_us, told) in [
+            (self.metrics_us, &mut meta.last_step_at),
+            (self.line_us, &mut meta.last_line_at),
+        ] {
+            if at_us > 0 {
+                *told = Some(rfc3339_us(at_us));
+            }
+        }
+    }
 }
 
 impl WriterState {
@@ -79,6 +101,7 @@ impl RunState {
                     id,
                     applied_seq: meta.durable_seq,
                     health: None,
+                    last: LastWords::default(),
                     meta: RankMeta { attempt, ..meta },
                 });
             }
@@ -114,6 +137,7 @@ impl RunState {
                 meta,
                 applied_seq: 0,
                 health: None,
+                last: LastWords::default(),
             }),
             true,
         )
@@ -220,10 +244,9 @@ impl RunState {
             .take(SUMMARY_KEYS_MAX)
             .collect();
         for writer in &self.writers {
-            meta.ranks
-                .entry(writer.id.rank)
-                .or_default()
-                .push(writer.meta.clone());
+            let mut rank = writer.meta.clone();
+            writer.last.note(&mut rank);
+            meta.ranks.entry(writer.id.rank).or_default().push(rank);
         }
         meta
     }

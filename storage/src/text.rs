@@ -2,11 +2,14 @@
 //!
 //! A record starts with `[`; its further lines start with a tab.
 
+use std::cell::RefCell;
 use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use expman_model::record::{Level, Stream};
 use expman_model::time::{parse_rfc3339, rfc3339_ms, rfc3339_us};
+use memchr::memchr;
 
 use crate::durable;
 use crate::error::{At, Result};
@@ -111,21 +114,47 @@ pub fn put_console(
 ) {
     let stream = if stream == Stream::Out { "out" } else { "err" };
     let more = if ends_line { "" } else { "+" };
-    let head = format!(
-        "[{}] [rank {rank} {stream} {seq}{more}] ",
-        rfc3339_us(timestamp_us)
-    );
-    out.extend_from_slice(head.as_bytes());
+    out.push(b'[');
+    put_stamp(out, timestamp_us);
+    // Into a vector nothing can fail.
+    let _written = write!(out, "] [rank {rank} {stream} {seq}{more}] ");
     put_lines(out, bytes);
 }
 
-fn put_lines(out: &mut Vec<u8>, text: &[u8]) {
-    for (i, line) in text.split(|&b| b == b'\n').enumerate() {
-        if i > 0 {
-            out.extend_from_slice(b"\n\t");
-        }
-        out.extend_from_slice(line);
+/// [`rfc3339_us`], with the part that neighbours have in common worked out once.
+fn put_stamp(out: &mut Vec<u8>, timestamp_us: i64) {
+    thread_local! {
+        static LAST: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
     }
+    let (second, micros) = (
+        timestamp_us.div_euclid(1_000_000),
+        timestamp_us.rem_euclid(1_000_000),
+    );
+    LAST.with_borrow_mut(|(known, front)| {
+        if *known != second {
+            *known = second;
+            *front = rfc3339_us(timestamp_us);
+            front.truncate(front.len().saturating_sub("000000Z".len()));
+        }
+        out.extend_from_slice(front.as_bytes());
+    });
+    let mut digits = *b"000000Z";
+    let mut rest = micros;
+    for digit in digits[..6].iter_mut().rev() {
+        *digit = b'0' + (rest % 10).to_le_bytes()[0];
+        rest /= 10;
+    }
+    out.extend_from_slice(&digits);
+}
+
+fn put_lines(out: &mut Vec<u8>, text: &[u8]) {
+    let mut rest = text;
+    while let Some(n) = memchr(b'\n', rest) {
+        out.extend_from_slice(&rest[..n]);
+        out.extend_from_slice(b"\n\t");
+        rest = &rest[n + 1..];
+    }
+    out.extend_from_slice(rest);
     out.push(b'\n');
 }
 
@@ -399,6 +428,24 @@ mod tests {
             prop_assert_eq!(lines[0].level, Some(Level(level)));
             prop_assert_eq!((&lines[0].logger, &lines[0].file, lines[0].line), (&logger, &file, line));
             prop_assert_eq!((lines[0].seq, lines[0].timestamp_us), (seq, head.timestamp_us));
+        }
+    }
+
+    #[test]
+    fn times_of_neighbours_are_those_of_each() {
+        for us in [
+            0,
+            1,
+            999_999,
+            1_000_000,
+            -1,
+            -1_000_000,
+            1_767_225_600_123_456,
+            1_767_225_600_123_457,
+        ] {
+            let mut out = Vec::new();
+            put_stamp(&mut out, us);
+            assert_eq!(String::from_utf8(out).unwrap(), rfc3339_us(us));
         }
     }
 

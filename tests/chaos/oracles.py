@@ -220,6 +220,14 @@ SERVER_HIGH_WATER_BYTES = 512 << 20
 """What a server may ever take for the runs of these tests."""
 
 
+def exit_summary(output: Path) -> bytes:
+    """What a program said at its end of what was left out: its last line, if it said anything."""
+    with output.open("rb") as file:
+        file.seek(max(0, output.stat().st_size - 4096))
+        last = file.read().rstrip(b"\n").rpartition(b"\n")[2] + b"\n"
+    return last if last.startswith(b"monarch_like: ") else b""
+
+
 def high_water(pid: int) -> int:
     """The most memory that a process ever had, in bytes, shared pages included."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -115,6 +115,22 @@ class Program:
     def say(self, text: str, stream: str = "stdout") -> None:
         getattr(sys, stream).write(text)
 
+    def say_lines(self, lines: list[str]) -> None:
+        """Each line by itself, handed out at once."""
+        for line in lines:
+            print(line, flush=True)
+
+    def python_log(self, level: int, text: str) -> None:
+        """As Python's logging would hand it over."""
+        core: Any = self.exp._core
+        core.log_message(level, text, "train", "train.py", 7)
+
+    def set_mode(self, on: bool) -> None:
+        self.exp.set_mode(on)
+
+    def logging_option(self, **options: Any) -> None:
+        self.exp.logging_option(**options)
+
     def close(self, **options: Any) -> bool:
         return self.exp.close(**options)
 

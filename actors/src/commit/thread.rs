@@ -205,6 +205,13 @@ impl<R: Fn(Report)> Thread<R> {
             Command::Import { writer, remains } => self.import(writer, remains, None),
             Command::Health { writer, health } => w.health(writer, health),
             Command::WorldSize(n) => w.set_world_size(n),
+            Command::Forwarding { rank, forwarding } => w.set_forwarding(rank, forwarding),
+            Command::Silent {
+                writer,
+                silent,
+                others_step,
+            } => w.silent(writer, silent, others_step),
+            Command::Back { writer, silent } => w.back(writer, silent),
             Command::Seen { writer, at_us } => w.seen(writer, at_us),
             Command::Event(body) => w.event(body),
             Command::Flushed(flush, done) => {

@@ -20,6 +20,7 @@ impl ForwardState {
         }
         if let Some(link) = self.link.clone() {
             self.send_requests(&link);
+            self.send_settings(&link);
             self.send_data(&link);
             self.send_health(&link);
             self.send_goodbye(&link);
@@ -54,6 +55,13 @@ impl ForwardState {
             if link.control(Frame::Flush(request)).is_ok() {
                 self.forwarded.insert(*id);
             }
+        }
+    }
+
+    fn send_settings(&mut self, link: &FrameSender) {
+        self.settings.retain(|setting| !setting.reply.is_closed());
+        for setting in self.settings.iter_mut().filter(|setting| !setting.told) {
+            setting.told = link.control(Frame::Forward(setting.change)).is_ok();
         }
     }
 

@@ -4,6 +4,7 @@
 //! Data frames carry records as they lie in the ring; everything else is JSON.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use expman_model::forwarding::{Forwarding, ForwardingChange};
 use expman_model::limits::FRAME_BYTES_MAX;
 use expman_model::{FlushReport, FlushScope, Health, Incarnation, RunId, RunStatus, Version};
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{MeshError, Result};
 
 /// Both sides must speak the same one.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// Bytes in front of kind and body.
 pub const HEADER_BYTES: usize = 8;
 
@@ -34,6 +35,9 @@ pub struct Hello {
     pub host: String,
     /// Its process id there.
     pub pid: u32,
+    /// The run's setting, as far as it knows: an owner may have died with a later one than it had saved.
+    #[serde(default)]
+    pub forwarding: Forwarding,
 }
 
 /// The owner takes it in.
@@ -53,6 +57,8 @@ pub struct Welcome {
     pub durable_seq: u64,
     /// Unacknowledged bytes that the process may have on the wire.
     pub credit: usize,
+    /// The run's setting.
+    pub forwarding: Forwarding,
 }
 
 /// A caller asks for a flush.
@@ -101,6 +107,10 @@ pub enum Frame {
     Health(Health),
     /// Owner to process: what keeps it from writing; empty when that is over.
     Trouble(String),
+    /// Process to owner: which text all ranks shall forward.
+    Forward(ForwardingChange),
+    /// Owner to every process: which text they shall forward from now on.
+    Forwarding(Forwarding),
 }
 
 /// See [`Frame::Ack`].
@@ -166,6 +176,8 @@ const FAREWELL: u8 = 11;
 const PING: u8 = 12;
 const HEALTH: u8 = 13;
 const TROUBLE: u8 = 14;
+const FORWARD: u8 = 15;
+const FORWARDING: u8 = 16;
 
 impl Frame {
     /// Appends the frame's bytes.
@@ -199,6 +211,8 @@ impl Frame {
             Self::Ping => out.put_u8(PING),
             Self::Health(x) => json(out, HEALTH, x),
             Self::Trouble(x) => json(out, TROUBLE, x),
+            Self::Forward(x) => json(out, FORWARD, x),
+            Self::Forwarding(x) => json(out, FORWARDING, x),
         }
         let bytes = out.len() - start;
         if bytes > FRAME_BYTES_MAX {
@@ -276,6 +290,8 @@ impl Frame {
             PING => Self::Ping,
             HEALTH => Self::Health(parse(&body)?),
             TROUBLE => Self::Trouble(parse(&body)?),
+            FORWARD => Self::Forward(parse(&body)?),
+            FORWARDING => Self::Forwarding(parse(&body)?),
             other => return Err(MeshError::Protocol(format!("frame kind {other}"))),
         })
     }

@@ -38,6 +38,7 @@ impl Hello {
 #[cfg(test)]
 mod tests {
     use expman_model::Incarnation;
+    use expman_model::forwarding::Forwarding;
 
     use super::*;
     use crate::link::frame::PROTOCOL;
@@ -53,6 +54,7 @@ mod tests {
             incarnation: Incarnation(u64::MAX),
             host: "h".repeat(255),
             pid: 0,
+            forwarding: Forwarding::default(),
         };
         assert_eq!(good.nonsense(), None);
         for (bad, word) in [

@@ -44,7 +44,7 @@ impl Inner {
     }
 
     /// Writes records of the next numbers where nothing is published, then publishes them with one store.
-    fn put_some(&mut self, bytes: &[u8], count: u64) {
+    pub(super) fn put_some(&mut self, bytes: &[u8], count: u64) {
         self.next_seq += count;
         if let Some(memory) = &self.memory {
             let tail = (self.head + self.len) % memory.capacity();

@@ -55,6 +55,7 @@ impl Run {
             seq,
             last_step: None,
             last_seen_us: expman_model::time::now_us(),
+            last_lines: Vec::new(),
         };
         FlushReport {
             version: Version {
@@ -65,6 +66,7 @@ impl Run {
             ranks: [(self.rank, own)].into(),
             rows: 0,
             elapsed_secs: elapsed.as_secs_f64(),
+            forwarding: self.gate.is_on(),
         }
     }
 
@@ -116,6 +118,7 @@ impl Run {
         if let Err(e) = self.forward.drain() {
             tracing::debug!("the forward actor is gone: {e}");
         }
+        self.stop_stream();
         if let Ok(Ok(sealed)) = answered {
             *self
                 .close_result

@@ -50,6 +50,9 @@ impl Run {
     }
 
     fn log(&self, body: &RecordBody) -> Result<u64, Refusal> {
+        if !self.gate.passes(body) {
+            return Ok(0);
+        }
         self.push(&mut encode(body))
     }
 
@@ -106,7 +109,8 @@ impl Run {
         self.log_from(level, Origin::default(), text)
     }
 
-    /// [`Run::log_message`], with who said it and where.
+    /// [`Run::log_message`], with who said it and where; a named logger's record is left out where the run's
+    /// [`Run::forwarding`] says so, which gives number 0.
     ///
     /// # Errors
     /// As [`Run::log_metrics`].

@@ -68,6 +68,7 @@ impl RunActorState {
             rank,
             incarnation: hello.incarnation,
         };
+        let known = hello.forwarding;
         let (reply, registered) = oneshot::channel();
         let process = Process {
             host: hello.host.clone(),
@@ -92,8 +93,8 @@ impl RunActorState {
             self.tell(Command::WorldSize(n)).await;
         }
         self.args.ranks.insert(rank);
-        let known = self.members.remove(&writer);
-        let mut standing = known.map_or_else(Standing::default, |m| m.standing);
+        let member = self.members.remove(&writer);
+        let mut standing = member.map_or_else(Standing::default, |m| m.standing);
         standing.durable_seq = registered.durable_seq;
         standing.last_seen_us = now_us();
         self.estranged.remove(&registered.index);
@@ -107,6 +108,9 @@ impl RunActorState {
             standing,
             link: to.clone(),
         });
+        if known.version > self.forwarding.version {
+            self.forwards(rank, known).await;
+        }
         let ranks = self
             .args
             .meta
@@ -120,6 +124,7 @@ impl RunActorState {
             world_size: self.args.meta.world_size,
             epoch: self.args.meta.owner_epoch,
             durable_seq: registered.durable_seq,
+            forwarding: self.forwarding,
             credit: (OWNER_BUDGET_BYTES / ranks as usize).clamp(CREDIT_BYTES_MIN, CREDIT_BYTES_MAX),
         };
         to.tell(Frame::Welcome(welcome));

@@ -1,7 +1,9 @@
 //! Taking in batches: from encoded records to rows, text, frames and state.
 
 use expman_model::codec::Reader;
-use expman_model::record::{KIND_METRICS, RecordHead, ValueRef, take_value};
+use expman_model::record::{
+    KIND_CONSOLE, KIND_METRICS, RecordHead, ValueRef, take_console, take_value,
+};
 use expman_model::time::now_us;
 use expman_model::{CodecError, EventBody, Record, RecordBody};
 
@@ -63,6 +65,7 @@ impl RunWriter {
         let w = &self.state.writers[writer as usize];
         let (rank, attempt, mut upto) = (w.id.rank, w.meta.attempt, w.applied_seq);
         let mut hole = Hole::default();
+        let mut last = w.last;
         while !body.is_empty() {
             let (head, inner) = RecordHead::split(body)?;
             let (record, rest) = body.split_at(4 + head.length);
@@ -75,6 +78,7 @@ impl RunWriter {
             }
             upto = head.seq;
             if head.kind == KIND_METRICS {
+                last.metrics_us = head.timestamp_us;
                 let row = Row {
                     key: "",
                     rank,
@@ -87,6 +91,25 @@ impl RunWriter {
                 self.read_metrics(inner, row)?;
                 continue;
             }
+            if head.kind == KIND_CONSOLE {
+                let mut inner = Reader::new(inner);
+                let (stream, ends_line, bytes) = take_console(&mut inner)?;
+                if !inner.is_empty() {
+                    return Err(behind(inner.rest()));
+                }
+                last.line_us = head.timestamp_us;
+                let out = self.console_log.pending();
+                text::put_console(
+                    out,
+                    head.timestamp_us,
+                    rank,
+                    head.seq,
+                    stream,
+                    ends_line,
+                    bytes,
+                );
+                continue;
+            }
             match Record::decode(record)?.0.body {
                 RecordBody::Message {
                     level,
@@ -95,6 +118,7 @@ impl RunWriter {
                     line,
                     text,
                 } => {
+                    last.line_us = head.timestamp_us;
                     let head = text::MessageHead {
                         timestamp_us: head.timestamp_us,
                         rank,
@@ -106,21 +130,6 @@ impl RunWriter {
                     };
                     text::put_message(self.run_log.pending(), &head, &text);
                 }
-                RecordBody::Console {
-                    stream,
-                    ends_line,
-                    bytes,
-                } => {
-                    text::put_console(
-                        self.console_log.pending(),
-                        head.timestamp_us,
-                        rank,
-                        head.seq,
-                        stream,
-                        ends_line,
-                        &bytes,
-                    );
-                }
                 RecordBody::Gap {
                     from_seq, to_seq, ..
                 } => {
@@ -131,6 +140,7 @@ impl RunWriter {
             }
         }
         hole.close(others);
+        self.state.writers[writer as usize].last = last;
         Ok(upto)
     }
 
@@ -167,10 +177,7 @@ impl RunWriter {
         if r.is_empty() {
             Ok(())
         } else {
-            Err(CodecError::Unknown {
-                what: "bytes behind a record",
-                value: r.rest().len() as u64,
-            })
+            Err(behind(r.rest()))
         }
     }
 
@@ -202,6 +209,14 @@ impl RunWriter {
         w.applied_seq = upto_seq;
         w.meta.accepted_seq = w.meta.accepted_seq.max(upto_seq);
         Ok(upto_seq)
+    }
+}
+
+/// A record that is longer than what it holds.
+const fn behind(rest: &[u8]) -> CodecError {
+    CodecError::Unknown {
+        what: "bytes behind a record",
+        value: rest.len() as u64,
     }
 }
 

@@ -1,11 +1,14 @@
 //! How ranks go, and what that makes of the run.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use expman_model::forwarding::Forwarding;
 use expman_model::time::{now_us, parse_rfc3339, rfc3339_us};
 use expman_model::{EventBody, RankState, RunStatus};
 
 use super::RunWriter;
+use crate::lines;
 use crate::state::WriterState;
 
 impl RunWriter {
@@ -15,6 +18,7 @@ impl RunWriter {
         // Whoever was given up, and whose own word is found later, ended as it says.
         let given_up = w.meta.state == RankState::Lost && state == RankState::Left;
         w.meta.state = state;
+        w.meta.silent_since = None;
         if w.meta.status == RunStatus::Running || given_up {
             w.meta.status = status;
         }
@@ -36,6 +40,51 @@ impl RunWriter {
             },
         };
         self.event(event);
+        self.state.dirty = true;
+    }
+
+    /// Notes that a rank fell silent while another one has reached `others_step`.
+    pub fn silent(&mut self, writer: u32, silent: Duration, others_step: i64) {
+        let w = &self.state.writers[writer as usize];
+        let (rank, incarnation, last_step) = (w.id.rank, w.id.incarnation, w.meta.last_step);
+        let last_lines = lines::last_of(&self.dir, rank).unwrap_or_else(|e| {
+            tracing::warn!("what rank {rank} said last: {e}");
+            Vec::new()
+        });
+        self.event(EventBody::RankSilent {
+            rank,
+            incarnation,
+            last_step,
+            silent_secs: silent.as_secs_f64(),
+            others_step,
+            last_lines,
+        });
+        let since = now_us() - i64::try_from(silent.as_micros()).unwrap_or(0);
+        self.state.writers[writer as usize].meta.silent_since = Some(rfc3339_us(since));
+        self.state.dirty = true;
+    }
+
+    /// Notes that it logs again.
+    pub fn back(&mut self, writer: u32, silent: Duration) {
+        let w = &mut self.state.writers[writer as usize];
+        w.meta.silent_since = None;
+        let (rank, incarnation) = (w.id.rank, w.id.incarnation);
+        self.event(EventBody::RankBack {
+            rank,
+            incarnation,
+            silent_secs: silent.as_secs_f64(),
+        });
+        self.state.dirty = true;
+    }
+
+    /// Notes which text is forwarded from now on, and which rank wanted it so.
+    pub fn set_forwarding(&mut self, rank: u32, forwarding: Forwarding) {
+        self.event(EventBody::Forwarding {
+            rank,
+            enabled: forwarding.on,
+            level: forwarding.level,
+        });
+        self.state.meta.forwarding = Some(forwarding);
         self.state.dirty = true;
     }
 

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use expman_actors::link::frame::{
     Ack, Data, FlushDone, FlushRequest, Frame, Hello, Marker, PROTOCOL, Welcome,
 };
+use expman_model::forwarding::Forwarding;
 use expman_model::record::Stream;
 use expman_model::{
     FlushReport, FlushScope, Health, Incarnation, Level, Param, Point, RankOutcome,
@@ -128,6 +129,7 @@ fn frames(to: &Path) {
             incarnation: Incarnation(7),
             host: "host".into(),
             pid: 12,
+            forwarding: Forwarding::default(),
         }),
         Frame::Welcome(Welcome {
             run_id: RunId::generate(),
@@ -137,6 +139,7 @@ fn frames(to: &Path) {
             epoch: 1,
             durable_seq: 4,
             credit: 1 << 20,
+            forwarding: Forwarding::default(),
         }),
         Frame::Refused("no".into()),
         Frame::Data(Data {
@@ -180,11 +183,13 @@ fn frames(to: &Path) {
                         seq: 4,
                         last_step: None,
                         last_seen_us: 5,
+                        last_lines: Vec::new(),
                     },
                 )]
                 .into(),
                 rows: 9,
                 elapsed_secs: 0.25,
+                forwarding: true,
             },
         }),
     ];

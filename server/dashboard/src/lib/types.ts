@@ -67,6 +67,11 @@ export interface RankEntry {
   left_at: string | null;
   last_seen: string | null;
   last_step: number | null;
+  /** When it logged its last metrics, and its last line. */
+  last_step_at: string | null;
+  last_line_at: string | null;
+  /** Since when it is silent though others advance, while it is told to be. */
+  silent_since: string | null;
   rows: number;
   points: number;
   dropped: Record<string, number>;
