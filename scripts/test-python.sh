@@ -17,9 +17,8 @@ if [[ $# == 0 ]]; then
     step "python: documentation examples"
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
-    # Their fixtures are those of the tests; the plug-in for torchrun can't be imported without torch.
+    # Their fixtures are those of the tests.
     (cd "$scratch" && PYTHONPATH="$root/tests/python" "$python" -m pytest -q \
         -c "$root/pyproject.toml" --rootdir "$root" -p no:cacheprovider -p conftest \
-        --ignore-glob '*/_torchrun.py' \
         --doctest-modules --pyargs monarch_like)
 fi

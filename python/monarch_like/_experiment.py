@@ -19,7 +19,7 @@ from . import _console, _hooks, _lifecycle, _notebook, _summary
 from ._artifacts import Copies, PathLike, target_name
 from ._core import ArtifactError, ConfigError, CoreRun, ExpmanError, FlushError, write_console
 from ._forwarding import Forwarding
-from ._logs import LEVELS, LevelLike, Logs, level_number
+from ._logs import LEVELS, LevelLike, Logs, here, level_number
 from ._options import capture_mode, core_options, default_mode, tell_launcher
 from ._report import FlushHandle
 
@@ -397,6 +397,8 @@ class Experiment(Logs, Forwarding):
             elif issubclass(kind, SystemExit) and not value.code:  # type: ignore[attr-defined]
                 self.close()
             else:
+                if issubclass(kind, Exception) and not self._closed:
+                    _hooks.tell(self, _hooks.this_thread(), kind, value, trace)
                 self._fail(*_lifecycle.describe(kind, value, trace))
                 self.close("failed")
         except ExpmanError as error:
@@ -483,11 +485,15 @@ class _Unjoined:
 
 
 def _warn(message: str) -> None:
+    """A warning of our own, which is no message: the queue that it tells of may be full."""
+    is_inside, here.showwarning = getattr(here, "showwarning", False), True
     try:
         warnings.warn(f"monarch_like {message}", RuntimeWarning, stacklevel=4)
     except Exception:
         # Warnings are errors here, but logging never raises into training.
         print(f"monarch_like {message}", file=sys.stderr)  # noqa: T201
+    finally:
+        here.showwarning = is_inside
 
 
 def _is_own_handle() -> bool:

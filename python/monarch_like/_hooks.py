@@ -58,12 +58,28 @@ def uncaught(
         value: the exception.
         trace: where it came from.
     """
+    for run in list(_runs):
+        tell(run, where, kind, value, trace)
+
+
+def tell(
+    run: Experiment,
+    where: str,
+    kind: type[BaseException],
+    value: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    """`uncaught` for one run, such as one whose `with` block the exception leaves."""
     if value is None:
         return
     _, whole = _lifecycle.describe(kind, value, trace)
     file, line = _innermost(trace)
-    for run in list(_runs):
-        run._note(_CRITICAL, f"uncaught in {where}\n{whole.rstrip()}", UNCAUGHT, file, line)
+    run._note(_CRITICAL, f"uncaught in {where}\n{whole.rstrip()}", UNCAUGHT, file, line)
+
+
+def this_thread() -> str:
+    """The caller's thread, as `uncaught` has it."""
+    return f"thread {threading.current_thread().name}"
 
 
 def _innermost(trace: TracebackType | None) -> tuple[str, int]:
@@ -80,7 +96,7 @@ def _program_ends(
 ) -> None:
     _lifecycle.program_ends(kind, value, trace)
     if not issubclass(kind, KeyboardInterrupt):
-        uncaught(f"thread {threading.current_thread().name}", kind, value, trace)
+        uncaught(this_thread(), kind, value, trace)
 
 
 def _thread_ends(args: threading.ExceptHookArgs) -> None:

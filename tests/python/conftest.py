@@ -23,6 +23,11 @@ GRACE_SECS = 15.0
 killed at once, on one that never came after its lease."""
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """The plug-in for torchrun can't be imported without torch, and has no examples."""
+    return True if collection_path.name == "_torchrun.py" else None
+
+
 @pytest.fixture(autouse=True)
 def no_process_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test runs as if no launcher stood above it, and leaves nothing running."""

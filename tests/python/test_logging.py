@@ -188,7 +188,7 @@ def test_whatever_is_logged_nothing_is_raised_and_something_is_stored(
     handler.setFormatter(logging.Formatter("%(nothing)s"))
     alone.info("though the formatter knows not how")
     exp.close()
-    kept = [m for m in messages(exp) if m.logger != "py.warnings"]
+    kept = messages(exp)  # and no warning of our own among them
     texts = [m.text for m in kept]
     assert texts[0].startswith("%d of %d % ('x',) [not formatted: TypeError: ")
     assert texts[1] == "<Raises> [not formatted: RuntimeError: no text]"
@@ -468,6 +468,17 @@ def test_an_uncaught_exception_of_the_program_is_one_message_in_every_open_run(
         assert message.text.endswith("\nValueError: it diverged")
         assert message.text.count("in diverge") == 4
         assert (message.file, message.line) == ("program_1.py", 9)
+
+
+def test_an_exception_that_leaves_the_with_block_is_one_message_of_that_run(
+    programs: Programs, exps: Path
+) -> None:
+    done = programs.run(f"{UNCAUGHT}\nwith exp:\n    diverge()\n")
+    assert done.returncode == 1
+    for name in ("exp", "other"):
+        (message,) = uncaught(exps, name)
+        assert message.text.startswith("uncaught in thread MainThread\nTraceback (most recent")
+        assert message.text.endswith("\nValueError: it diverged")
 
 
 def test_an_uncaught_exception_of_a_thread_is_one_message_and_the_program_goes_on(
