@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures the built wheel against expman-rs and a pyarrow loop; see bench/run.py for the options.
 # `quick` measures one short round and only prints it; otherwise docs/benchmarks.md is written.
+# `text` measures capturing, searching and folding of text instead, and prints that; see bench/text.py.
 source "$(dirname "$0")/common.sh"
 
 BENCH=target/bench
@@ -24,6 +25,12 @@ python_version=$("${PYTHON:-python3}" --version)
 environment expman-mesh "$python_version $(sha256sum <"$wheel")" pyarrow "$wheel"
 environment expman-rs "$python_version 1.3.0" pyarrow expman-rs==1.3.0
 environment pyarrow-loop "$python_version" pyarrow
+
+if [[ "${1:-}" == text ]]; then
+    step "benchmark: measuring text"
+    exec "$BENCH/venvs/expman-mesh/bin/python" -B bench/text.py \
+        "$BENCH/venvs/expman-mesh/bin/python" "${@:2}"
+fi
 
 step "benchmark: measuring"
 output=(--output docs/benchmarks.md)

@@ -164,7 +164,15 @@ fn a_wrong_option_is_named() {
         let args = [&["logs", "./exp/a"][..], args].concat();
         base.expman(&args).expect(2).err
     };
-    assert!(told(&["--grep", "("]).contains("--grep"));
+    let pattern = told(&["--grep", "loss[(0-9"]);
+    assert!(
+        pattern.contains("--grep") && pattern.contains("loss[(0-9"),
+        "{pattern}"
+    );
+    for level in ["256", "-1", "LEVEL300"] {
+        let what = told(&[&format!("--level={level}")]);
+        assert!(what.contains(level) && what.contains("0 to 255"), "{what}");
+    }
     assert!(told(&["--rank", "5-2"]).contains("5-2"));
     assert!(told(&["--since", "yesterday"]).contains("yesterday"));
     assert!(told(&["--level", "loud"]).contains("loud"));

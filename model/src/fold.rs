@@ -156,6 +156,9 @@ impl Fold {
 
     /// Puts the lines of a traceback together; whether the line was part of one.
     fn gather(&mut self, line: &Line<'_>) -> bool {
+        if self.open.is_empty() && !line.text.starts_with(TRACEBACK) {
+            return false;
+        }
         let key = (line.rank, line.kind);
         let Some(open) = self.open.get_mut(&key) else {
             let opens = line.text.starts_with(TRACEBACK);
@@ -299,10 +302,31 @@ fn parse(number: &[u8]) -> f64 {
         .unwrap_or(0.0)
 }
 
+/// Bytes with which a number may begin, and the one that is marked.
+const BEGINS_NUMBER: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut digit = b'0';
+    while digit <= b'9' {
+        table[digit as usize] = true;
+        digit += 1;
+    }
+    table[b'-' as usize] = true;
+    table[b'+' as usize] = true;
+    table[0] = true;
+    table
+};
+
 /// Appends the text with a mark for each number, and tells where those stand.
 fn put_form(text: &[u8], form: &mut Vec<u8>, spans: &mut Vec<Range<usize>>) {
     let mut at = 0;
     while at < text.len() {
+        let plain = text[at..].iter().position(|&b| BEGINS_NUMBER[b as usize]);
+        let plain = plain.map_or(text.len(), |n| at + n);
+        if plain > at {
+            form.extend_from_slice(&text[at..plain]);
+            at = plain;
+            continue;
+        }
         let end = number_end(text, at);
         if end > at {
             form.extend_from_slice(&[0, 1]);

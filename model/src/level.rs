@@ -35,6 +35,13 @@ impl Level {
     /// Reads a level's name, in any case, or its number.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "INFO" => return Some(Self::INFO),
+            "DEBUG" => return Some(Self::DEBUG),
+            "WARN" => return Some(Self::WARN),
+            "ERROR" => return Some(Self::ERROR),
+            _ => {}
+        }
         Some(match text.to_ascii_uppercase().as_str() {
             "DEBUG" => Self::DEBUG,
             "INFO" => Self::INFO,

@@ -16,8 +16,12 @@ __all__ = [
     "StorageError",
     "cli_main",
     "forked",
+    "forward",
+    "forwarding",
     "interpreter_ends",
     "owner_main",
+    "stop_stream",
+    "stream",
     "write_console",
 ]
 
