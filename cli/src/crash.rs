@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use expman_model::fold::RankSet;
+use expman_model::rank_set::RankSet;
 use expman_model::time::{rfc3339_ms, rfc3339_us};
 use expman_model::traceback::Group;
 use expman_model::{RankState, Stream};

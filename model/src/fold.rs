@@ -19,9 +19,10 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::fmt;
 use std::mem::take;
 use std::ops::Range;
+
+use crate::rank_set::RankSet;
 
 /// Different lines that one window may hold; more end it early.
 pub const LINES_MAX: usize = 10_000;
@@ -66,12 +67,6 @@ struct Spread {
     at: Range<usize>,
     min: (f64, Box<[u8]>),
     max: (f64, Box<[u8]>),
-}
-
-/// Ranks, shown as `0-3,7`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RankSet {
-    sorted: Vec<u32>,
 }
 
 /// Gathers lines for a window of time.
@@ -232,9 +227,7 @@ impl Fold {
             at_us: line.at_us,
             kind: line.kind,
             count: 1,
-            ranks: RankSet {
-                sorted: vec![line.rank],
-            },
+            ranks: RankSet::from(line.rank),
             first: line.text.to_vec(),
             numbers,
         });
@@ -372,39 +365,6 @@ fn number_end(text: &[u8], at: usize) -> usize {
         }
     }
     end
-}
-
-impl RankSet {
-    /// Adds a rank.
-    pub fn insert(&mut self, rank: u32) {
-        if self.sorted.last().is_some_and(|&last| last < rank) {
-            self.sorted.push(rank);
-        } else if let Err(at) = self.sorted.binary_search(&rank) {
-            self.sorted.insert(at, rank);
-        }
-    }
-
-    /// The ranks, rising.
-    #[must_use]
-    pub fn as_slice(&self) -> &[u32] {
-        &self.sorted
-    }
-}
-
-impl fmt::Display for RankSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest = self.sorted.as_slice();
-        let mut comma = "";
-        while let Some(&first) = rest.first() {
-            let run = (first..).zip(rest).take_while(|(a, b)| a == *b).count();
-            match run {
-                1 => write!(f, "{comma}{first}")?,
-                _ => write!(f, "{comma}{first}-{}", rest[run - 1])?,
-            }
-            (rest, comma) = (&rest[run..], ",");
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub mod limits;
 pub mod meta;
 pub mod name;
 pub mod param;
+pub mod rank_set;
 pub mod record;
 pub mod report;
 pub mod status;

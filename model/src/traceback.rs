@@ -19,7 +19,7 @@
 
 use std::collections::HashMap;
 
-use crate::fold::RankSet;
+use crate::rank_set::RankSet;
 
 /// How every traceback of Python begins, but for the name of its thread.
 pub const HEAD: &str = "Traceback (most recent call last):";
@@ -128,6 +128,11 @@ impl Wording {
     }
 }
 
+/// What stands in a form for the end of a line …
+const LINE_ENDS: &str = "\n.";
+/// … and for a number; within a line no text has either.
+const NUMBER: &str = "\n#";
+
 /// The text with a mark for each number in lines that are not indented.
 fn form(text: &str) -> String {
     let mut form = String::with_capacity(text.len());
@@ -137,7 +142,7 @@ fn form(text: &str) -> String {
         } else {
             put_masked(&mut form, line);
         }
-        form.push('\n');
+        form.push_str(LINE_ENDS);
     }
     form
 }
@@ -149,8 +154,7 @@ fn put_masked(form: &mut String, line: &str) {
     for c in line.chars() {
         let goes_on = c.is_ascii_alphanumeric() || c == '_';
         if !in_word && c.is_ascii_digit() {
-            // No text has this mark: lines end at it.
-            form.push('\n');
+            form.push_str(NUMBER);
             in_number = true;
         }
         in_number &= goes_on;

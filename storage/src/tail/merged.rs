@@ -28,6 +28,8 @@ pub struct LogLines {
 struct Source {
     tail: TextTail,
     lines: VecDeque<LogLine>,
+    /// It had nothing new when it was looked at last.
+    dry: bool,
 }
 
 impl LogLines {
@@ -44,15 +46,23 @@ impl LogLines {
     /// # Errors
     /// When a file is there and can't be read.
     pub fn next(&mut self, choice: &impl Choice) -> Result<Option<LogLine>> {
-        for source in &mut self.sources {
-            source.fill(choice)?;
+        // A file that had nothing new is looked at again when another one has been read to its end.
+        if self.sources.iter().any(|s| s.lines.is_empty() && !s.dry) {
+            for source in &mut self.sources {
+                source.fill(choice)?;
+                source.dry = source.lines.is_empty();
+            }
         }
         let first = self
             .sources
             .iter_mut()
             .filter(|s| !s.lines.is_empty())
             .min_by_key(|s| s.lines.front().map(|line| line.timestamp_us));
-        Ok(first.and_then(|s| s.lines.pop_front()))
+        let line = first.and_then(|s| s.lines.pop_front());
+        if line.is_none() {
+            self.sources.iter_mut().for_each(|s| s.dry = false);
+        }
+        Ok(line)
     }
 }
 
@@ -61,6 +71,7 @@ impl FromIterator<TextTail> for LogLines {
         let sources = tails.into_iter().map(|tail| Source {
             tail,
             lines: VecDeque::new(),
+            dry: false,
         });
         Self {
             sources: sources.collect(),
