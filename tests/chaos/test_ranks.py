@@ -288,7 +288,7 @@ def test_an_owner_that_dies_before_its_ranks_leaves_nothing_behind_when_they_die
         # Whoever holds this is starting the next owner: nobody else does.
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.lockf(file, fcntl.LOCK_EX)
         kill_owner(victim.run_dir)
         time.sleep(1.0)
         moment = time.monotonic_ns()
