@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from ledger import KEYS, Ledger, Row, in_order, read_rows, value_of
@@ -218,6 +219,17 @@ one segment being sorted and encoded, the merge of a run of at most 5,000,000 po
 
 SERVER_HIGH_WATER_BYTES = 512 << 20
 """What a server may ever take for the runs of these tests."""
+
+
+def texts(run_dir: Path, name: str) -> Iterator[bytes]:
+    """A text of a run, piece by piece: what was rolled and packed, then the file itself."""
+    for piece in sorted(run_dir.glob(f"{name}-*.log*")):
+        if piece.suffix == ".zst":
+            with pa.OSFile(str(piece)) as packed, pa.CompressedInputStream(packed, "zstd") as file:
+                yield file.read()
+        else:
+            yield piece.read_bytes()
+    yield (run_dir / f"{name}.log").read_bytes()
 
 
 def exit_summary(output: Path) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger import read_console, read_rows
+from ledger import console_lines, read_rows
 from processes import owner_of, until
 
 from . import oracles
@@ -18,7 +18,7 @@ ALONE = {"rank": 0, "world_size": 1}
 
 def console(victim: Victim, stream: str = "out") -> list[bytes]:
     """The lines of console.log."""
-    kept = read_console(victim.run_dir / "console.log")
+    kept = console_lines(oracles.texts(victim.run_dir, "console"))
     return [line for _, name, line in kept if name == stream]
 
 

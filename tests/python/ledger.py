@@ -13,7 +13,7 @@ import re
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -261,9 +261,15 @@ CONSOLE_LINE = re.compile(
 
 def read_console(path: Path) -> list[tuple[int, str, bytes]]:
     """(rank, stream, line) of console.log, chunks of long lines joined."""
+    return console_lines([path.read_bytes()])
+
+
+def console_lines(pieces: Iterable[bytes]) -> list[tuple[int, str, bytes]]:
+    """(rank, stream, line) of the pieces of a console.log, chunks of long lines joined."""
     lines: list[tuple[int, str, bytes]] = []
     open_lines: dict[tuple[int, str], list[bytes]] = {}
-    for record in re.split(rb"\n(?!\t)", path.read_bytes())[:-1]:
+    records = (record for piece in pieces for record in re.split(rb"\n(?!\t)", piece)[:-1])
+    for record in records:
         head = CONSOLE_LINE.match(record)
         assert head, f"no record: {record[:80]!r}"
         rank, stream = int(head[2]), head[3].decode()
