@@ -282,6 +282,7 @@ fn spawn_owner(dir: &RunDir, spec: &OwnerSpec, command: &[String], impatient: bo
         .args(["-c", "\"$@\" &", "expman-owner"])
         .args(command)
         .env(OWNER_SPEC, spec)
+        .envs(lean_memory())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
@@ -320,6 +321,18 @@ fn spawn_owner(dir: &RunDir, spec: &OwnerSpec, command: &[String], impatient: bo
             "no word from it within {START_WITHIN:?}"
         ))),
     }
+}
+
+/// What an owner's allocator is told, unless somebody has told it something: columns that grow and go would else be
+/// cut out of one heap, which keeps twice what is in use.
+fn lean_memory() -> impl Iterator<Item = (&'static str, &'static str)> {
+    [
+        ("MALLOC_MMAP_THRESHOLD_", "262144"),
+        ("MALLOC_TRIM_THRESHOLD_", "1048576"),
+        ("MALLOC_ARENA_MAX", "2"),
+    ]
+    .into_iter()
+    .filter(|(name, _)| std::env::var_os(name).is_none())
 }
 
 /// The right to start an owner; `None` when another process has it. It keeps ranks from starting many at once;

@@ -53,6 +53,8 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Rows after which the commit log is sealed into a segment.
 pub const SEAL_ROWS: u64 = 1 << 20;
+/// Rows that may wait in memory for their segments, those that are being written included.
+pub const UNSEALED_ROWS_MAX: u64 = 3 * SEAL_ROWS;
 /// Bytes of the commit log after which it is sealed.
 pub const SEAL_BYTES: u64 = 64 << 20;
 /// Above this size a publication waits until a quarter of the rows is unpublished.

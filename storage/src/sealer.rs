@@ -1,5 +1,6 @@
 //! The thread that sorts, encodes and publishes, so that commits never wait for Parquet.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -46,7 +47,8 @@ pub(crate) struct Sealer {
     jobs: Option<SyncSender<Job>>,
     done: Receiver<Done>,
     thread: Option<JoinHandle<()>>,
-    open: usize,
+    /// The rows that each job holds which is not reported yet; jobs end in order.
+    open: VecDeque<usize>,
     shared: Arc<Shared>,
 }
 
@@ -91,19 +93,24 @@ impl Sealer {
             jobs: Some(jobs),
             done,
             thread: Some(thread),
-            open: 0,
+            open: VecDeque::new(),
             shared,
         })
     }
 
     /// How many jobs are not reported yet.
-    pub(crate) const fn open(&self) -> usize {
-        self.open
+    pub(crate) fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// How many rows they hold in memory.
+    pub(crate) fn rows(&self) -> usize {
+        self.open.iter().sum()
     }
 
     /// Whether one more job would be taken at once.
-    pub(crate) const fn has_room(&self) -> bool {
-        self.open < JOBS
+    pub(crate) fn has_room(&self) -> bool {
+        self.open.len() < JOBS
     }
 
     /// Why the present job does not succeed.
@@ -113,12 +120,16 @@ impl Sealer {
 
     /// Hands over a job; waits when too many wait already.
     pub(crate) fn submit(&mut self, job: Job) {
+        let rows = match &job {
+            Job::Seal { rows, .. } => rows.len(),
+            Job::Publish => 0,
+        };
         if self
             .jobs
             .as_ref()
             .is_some_and(|jobs| jobs.send(job).is_ok())
         {
-            self.open += 1;
+            self.open.push_back(rows);
         }
     }
 
@@ -126,7 +137,7 @@ impl Sealer {
     pub(crate) fn poll(&mut self) -> Option<Done> {
         match self.done.try_recv() {
             Ok(done) => {
-                self.open -= 1;
+                self.open.pop_front();
                 Some(done)
             }
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
@@ -135,10 +146,7 @@ impl Sealer {
 
     /// Waits for the next job to end.
     pub(crate) fn wait(&mut self) -> Option<Done> {
-        if self.open == 0 {
-            return None;
-        }
-        self.open -= 1;
+        self.open.pop_front()?;
         self.done.recv().ok()
     }
 

@@ -5,7 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use expman_model::limits::{CLOSE_MERGE_ROWS, PUBLISH_CHEAP_BYTES, SEAL_BYTES, SEAL_ROWS};
+use expman_model::limits::{
+    CLOSE_MERGE_ROWS, PUBLISH_CHEAP_BYTES, SEAL_BYTES, SEAL_ROWS, UNSEALED_ROWS_MAX,
+};
 use expman_model::{RankState, RunStatus};
 
 use super::{LiveWriter, PUBLISH_AFTER, RunWriter, SAVE_EVERY};
@@ -92,7 +94,8 @@ impl RunWriter {
     /// durable, which keeps the ranks from sending.
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        self.rows.len() as u64 >= 2 * SEAL_ROWS || self.log.written >= 4 * SEAL_BYTES
+        let waiting = (self.rows.len() + self.sealer.rows()) as u64;
+        waiting >= UNSEALED_ROWS_MAX || self.log.written >= 4 * SEAL_BYTES
     }
 
     /// Events follow what they tell of. That they can't be written keeps nothing else waiting.
