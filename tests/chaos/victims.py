@@ -273,8 +273,9 @@ def run_victim(order: dict[str, Any], talk: socket.socket) -> Callable[[], None]
 
 def main(control: socket.socket) -> Callable[[], None] | None:
     """Serves orders; in a victim, returns what it has to do."""
-    # Whoever runs tests in the background of a shell has it ignored.
+    # Whoever runs tests in the background of a shell, or behind nohup, has them ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     while True:
         data, fds, _, _ = socket.recv_fds(control, ORDER_BYTES_MAX, 1)
         if not data:
