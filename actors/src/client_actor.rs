@@ -11,10 +11,8 @@ use std::time::{Duration, Instant};
 
 use expman_model::meta::LastFlush;
 use expman_model::time::{now_us, rfc3339_us};
-use expman_model::{
-    EventBody, FlushReport, FlushScope, RankOutcome, RankOutcomeState, Version, WriterId,
-};
-use expman_storage::{RunDir, lines};
+use expman_model::{EventBody, FlushReport, FlushScope, RankOutcomeState, Version, WriterId};
+use expman_storage::RunDir;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot};
 
@@ -273,11 +271,10 @@ impl ClientState {
 
     async fn expire(&mut self, version: Version, caller: Caller) {
         let expired = self.owed(version, caller);
-        if let Some((waiter, mut report)) = expired.or_else(|| self.unpublished(version, caller)) {
+        if let Some((waiter, report)) = expired.or_else(|| self.unpublished(version, caller)) {
             self.waiting = self.waiting.saturating_sub(1);
-            self.say_last_lines(&mut report);
             let told = self.closed(&report, waiter.to.request.tag.clone()).await;
-            reply_after(told, vec![(waiter, report)], self.now_us());
+            reply_after(told, &self.dir, vec![(waiter, report)], self.now_us());
         }
     }
 
@@ -333,8 +330,7 @@ impl ClientState {
     }
 
     /// Answers everyone who waits for a version; `published` says whether its rows are in the published file.
-    async fn answer(&mut self, mut closed: Closed<Pending>, published: bool) {
-        self.say_last_lines(&mut closed.report);
+    async fn answer(&mut self, closed: Closed<Pending>, published: bool) {
         let now = self.now_us();
         self.waiting = self.waiting.saturating_sub(closed.waiters.len());
         let tag = closed.waiters.iter().find_map(|w| w.to.request.tag.clone());
@@ -346,20 +342,7 @@ impl ClientState {
             };
             (waiter, report)
         });
-        reply_after(told, answers.collect(), now);
-    }
-
-    /// What those said last who keep a version from being complete.
-    fn say_last_lines(&self, report: &mut FlushReport) {
-        let missing = |r: &&mut RankOutcome| r.state != RankOutcomeState::Durable;
-        for (rank, outcome) in &mut report.ranks {
-            if let Some(outcome) = Some(outcome).filter(missing) {
-                outcome.last_lines = lines::last_of(&self.dir, *rank).unwrap_or_else(|e| {
-                    tracing::warn!("what rank {rank} said last: {e}");
-                    Vec::new()
-                });
-            }
-        }
+        reply_after(told, &self.dir, answers.collect(), now);
     }
 
     /// Has the end of a version written down.

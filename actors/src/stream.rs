@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use expman_model::Level;
 use expman_model::fold::{Fold, Folded, Line};
 use expman_model::time::now_us;
-use expman_model::{Level, Stream as Output};
-use expman_storage::lines::{Lines, last_state};
+use expman_storage::lines::{Lines, kind, last_state, level};
 use expman_storage::text::{LogKind, LogLine};
 use expman_storage::{RunDir, TextTail};
 use rustix::io::Errno;
@@ -24,8 +24,6 @@ use crate::error::{MeshError, Result};
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the end waits until everything is shown.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
-/// Messages of levels are told apart from output by this bit.
-const MESSAGE: u16 = 0x100;
 
 /// See the module; dropping it ends it.
 #[derive(Debug)]
@@ -48,7 +46,7 @@ impl Stream {
             tails: [tail(LogKind::Run)?, tail(LogKind::Console)?],
             own_rank,
             lines: Lines::default(),
-            fold: window_us.map(|us| (Fold::new(us), us)),
+            fold: window_us.map(Fold::new),
             pending: [Vec::new(), Vec::new()],
             to,
         };
@@ -86,7 +84,7 @@ struct Screen {
     tails: [TextTail; 2],
     own_rank: u32,
     lines: Lines,
-    fold: Option<(Fold, i64)>,
+    fold: Option<Fold>,
     /// For standard output and error.
     pending: [Vec<u8>; 2],
     to: [OwnedFd; 2],
@@ -137,7 +135,7 @@ impl Screen {
     fn show(&mut self, line: &LogLine) {
         let (rank, kind, text) = (line.rank, kind(line), last_state(&line.text));
         match &mut self.fold {
-            Some((fold, _)) => {
+            Some(fold) => {
                 let told = fold.push(&Line {
                     at_us: line.timestamp_us,
                     rank,
@@ -151,12 +149,12 @@ impl Screen {
     }
 
     fn close_window(&mut self, anyway: bool) {
-        if let Some((fold, window_us)) = &mut self.fold
-            && fold
-                .began_us()
-                .is_some_and(|began| anyway || now_us() - began > *window_us)
-        {
-            let told = fold.close();
+        if let Some(fold) = &mut self.fold {
+            let told = if anyway {
+                fold.close()
+            } else {
+                fold.close_due(now_us())
+            };
             self.put_folded(&told);
         }
     }
@@ -177,10 +175,10 @@ impl Screen {
     fn put(&mut self, kind: u16, front: &str, text: &[u8]) {
         let is_out = kind == 0;
         let pending = &mut self.pending[usize::from(!is_out)];
-        let level = Level(kind.to_le_bytes()[0]).name();
+        let level = level(kind).map(Level::name);
         for line in text.split(|&b| b == b'\n') {
             pending.extend_from_slice(front.as_bytes());
-            if kind & MESSAGE != 0 {
+            if let Some(level) = &level {
                 pending.extend_from_slice(level.as_bytes());
                 pending.push(b' ');
             }
@@ -203,14 +201,5 @@ impl Screen {
             pending.clear();
         }
         Ok(())
-    }
-}
-
-/// Tells output, errors and levels apart.
-fn kind(line: &LogLine) -> u16 {
-    match (line.level, line.stream) {
-        (Some(level), _) => MESSAGE | u16::from(level.0),
-        (None, Some(Output::Err)) => 1,
-        (None, _) => 0,
     }
 }

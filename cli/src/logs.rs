@@ -76,14 +76,14 @@ impl Args {
         let many = run.meta.ranks.len() > 1 || run.meta.world_size.is_some_and(|n| n > 1);
         let mut show = Show::new(console, self.json, self.time, many, self.aggregate);
         let mut lines = match self.tail {
-            Some(n) => last_lines(&run.dir, &select, n, &mut |line| show.line(&line))?,
+            Some(n) => last_lines(&run.dir, &select, n, &mut |line| show.line(line))?,
             None => LogLines::new(&run.dir, select.files()),
         };
         loop {
             // Looked at first: what was written before the run ended is then read behind it.
             let live = self.follow && run.kind == RunKind::Mesh && lock::is_owned(&run.dir);
             while let Some(line) = lines.next(&select)? {
-                show.line(&line)?;
+                show.line(line)?;
             }
             if !live {
                 break;

@@ -137,10 +137,12 @@ impl Fold {
         take(&mut self.groups)
     }
 
-    /// When the window at hand began, by the clock of its first line.
-    #[must_use]
-    pub const fn began_us(&self) -> Option<i64> {
-        self.began_us
+    /// Ends the window when its time is over, though no further line came.
+    pub fn close_due(&mut self, now_us: i64) -> Vec<Folded> {
+        match self.began_us {
+            Some(began) if now_us - began > self.window_us => self.close(),
+            _ => Vec::new(),
+        }
     }
 
     /// Whether nothing waits.

@@ -8,6 +8,7 @@ mod process;
 
 use std::collections::BTreeMap;
 
+use expman_model::record::UNCAUGHT;
 use expman_model::time::parse_rfc3339;
 use expman_model::traceback::{Group, HEAD, Tracebacks};
 use expman_model::{RankMeta, RankState, RunStatus};
@@ -23,8 +24,6 @@ use crate::layout::RunDir;
 use crate::tail::TextTail;
 use crate::text::{LogKind, LogLine};
 
-/// The logger of exceptions that nobody caught.
-const UNCAUGHT: &str = "uncaught";
 /// What stands in front of the traceback that ends a process; in front of others stands another thread, or a cell.
 const IN_MAIN: &[u8] = b"uncaught in thread MainThread\n";
 

@@ -1,6 +1,8 @@
 //! Whole lines of the records of a text file: a long line comes in pieces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use expman_model::{Level, Stream};
 
 use crate::error::Result;
 use crate::layout::RunDir;
@@ -19,10 +21,7 @@ pub struct Lines {
 impl Lines {
     /// Takes in a record; returns the line that it ends. A line that is too long to be waited with comes in parts.
     pub fn push(&mut self, record: LogLine) -> Option<LogLine> {
-        let key = (
-            record.rank,
-            record.stream == Some(expman_model::Stream::Err),
-        );
+        let key = (record.rank, record.stream == Some(Stream::Err));
         if record.stream.is_none() {
             return Some(record); // a message is whole
         }
@@ -53,12 +52,14 @@ const LAST_BYTES: u64 = 1 << 20;
 /// … and characters that are told of each.
 const LINE_CHARS_MAX: usize = 500;
 
-/// What a rank said last, oldest first: a few lines of its output and messages, if the ends of the files have any.
+/// What each of these ranks said last, oldest first: a few lines of its output and messages, if the ends of the files
+/// have any.
 ///
 /// # Errors
 /// When a file can't be read.
-pub fn last_of(dir: &RunDir, rank: u32) -> Result<Vec<String>> {
-    let mut found = Vec::new();
+pub fn last_of(dir: &RunDir, ranks: &BTreeSet<u32>) -> Result<BTreeMap<u32, Vec<String>>> {
+    let mut found: BTreeMap<u32, Vec<LogLine>> = BTreeMap::new();
+    let mut keep = |line: LogLine| found.entry(line.rank).or_default().push(line);
     for kind in [LogKind::Run, LogKind::Console] {
         let mut tail = TextTail::near_end(dir, kind, LAST_BYTES)?;
         let mut lines = Lines::default();
@@ -67,19 +68,51 @@ pub fn last_of(dir: &RunDir, rank: u32) -> Result<Vec<String>> {
             if records.is_empty() {
                 break;
             }
-            let own = records.into_iter().filter(|record| record.rank == rank);
-            found.extend(own.filter_map(|record| lines.push(record)));
+            let wanted = records.into_iter().filter(|r| ranks.contains(&r.rank));
+            wanted
+                .filter_map(|record| lines.push(record))
+                .for_each(&mut keep);
         }
-        found.extend(lines.end());
+        lines.end().for_each(&mut keep);
     }
-    found.sort_by_key(|line| line.timestamp_us);
-    let last = found.iter().rev().take(LAST_LINES).rev();
-    Ok(last
+    Ok(found
+        .into_iter()
+        .map(|(rank, lines)| (rank, last_few(lines)))
+        .collect())
+}
+
+fn last_few(mut lines: Vec<LogLine>) -> Vec<String> {
+    lines.sort_by_key(|line| line.timestamp_us);
+    let few = lines.len().saturating_sub(LAST_LINES);
+    lines[few..]
+        .iter()
         .map(|line| {
             let text = String::from_utf8_lossy(last_state(&line.text));
             text.chars().take(LINE_CHARS_MAX).collect()
         })
-        .collect())
+        .collect()
+}
+
+/// Messages are told from output by this bit of their kind.
+const MESSAGE: u16 = 0x100;
+
+/// Tells output, errors and levels of messages apart, as [`expman_model::fold::Line::kind`].
+#[must_use]
+pub fn kind(line: &LogLine) -> u16 {
+    match (line.level, line.stream) {
+        (Some(level), _) => MESSAGE | u16::from(level.0),
+        (None, Some(Stream::Err)) => 1,
+        (None, _) => 0,
+    }
+}
+
+/// The level of a kind; none of output.
+#[must_use]
+pub const fn level(kind: u16) -> Option<Level> {
+    if kind & MESSAGE == 0 {
+        return None;
+    }
+    Some(Level(kind.to_le_bytes()[0]))
 }
 
 /// What a terminal would show of a line that was written over again and again: its last state.
@@ -93,8 +126,6 @@ pub fn last_state(text: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use expman_model::Stream;
-
     use super::*;
     use crate::text::{parse, put_console};
 

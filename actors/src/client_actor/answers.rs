@@ -1,8 +1,10 @@
 //! Who asked for a flush, and the way back to it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use expman_model::{FlushReport, WriterId};
+use expman_model::{FlushReport, RankOutcome, RankOutcomeState, WriterId};
+use expman_storage::{RunDir, lines};
 use tokio::sync::oneshot;
 
 use crate::barrier::Waiter;
@@ -37,8 +39,15 @@ impl PartialEq for Pending {
 }
 
 /// Who is answered finds the end of the version in the run's files.
-pub(super) fn reply_after(told: oneshot::Receiver<()>, answers: Vec<Answered>, now_us: u64) {
+pub(super) fn reply_after(
+    told: oneshot::Receiver<()>,
+    dir: &RunDir,
+    answers: Vec<Answered>,
+    now_us: u64,
+) {
+    let dir = dir.clone();
     tokio::spawn(async move {
+        let answers = with_last_lines(dir, answers).await;
         // A disk that takes its time holds nobody's answer back.
         if tokio::time::timeout(TOLD_WITHIN, told).await.is_err() {
             tracing::debug!("a version's end is not written yet");
@@ -47,6 +56,37 @@ pub(super) fn reply_after(told: oneshot::Receiver<()>, answers: Vec<Answered>, n
             reply(&waiter, report, now_us);
         }
     });
+}
+
+/// With what those said last who keep a version from being complete; the files are read beside the actors.
+async fn with_last_lines(dir: RunDir, mut answers: Vec<Answered>) -> Vec<Answered> {
+    let is_missing = |r: &RankOutcome| r.state != RankOutcomeState::Durable;
+    let outcomes = answers.iter().flat_map(|(_, report)| &report.ranks);
+    let missing: BTreeSet<u32> = outcomes
+        .filter(|(_, outcome)| is_missing(outcome))
+        .map(|(rank, _)| *rank)
+        .collect();
+    if missing.is_empty() {
+        return answers;
+    }
+    let read = tokio::task::spawn_blocking(move || lines::last_of(&dir, &missing));
+    let said = match read.await {
+        Ok(Ok(said)) => said,
+        Ok(Err(e)) => {
+            tracing::warn!("what missing ranks said last: {e}");
+            return answers;
+        }
+        Err(e) => {
+            tracing::error!("what missing ranks said last: {e}");
+            return answers;
+        }
+    };
+    for (rank, outcome) in answers.iter_mut().flat_map(|(_, report)| &mut report.ranks) {
+        if is_missing(outcome) {
+            outcome.last_lines = said.get(rank).cloned().unwrap_or_default();
+        }
+    }
+    answers
 }
 
 #[expect(

@@ -1,12 +1,12 @@
 //! How lines are shown: raw with their rank in front, folded, or as JSON.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use expman_model::Level;
 use expman_model::fold::{Fold, Folded, Line};
 use expman_model::time::{now_us, rfc3339_ms};
-use expman_model::{Level, Stream};
 use expman_storage::export::logs::put_json;
+use expman_storage::lines::{Lines, kind, last_state, level};
 use expman_storage::text::LogLine;
 
 use crate::console::{Console, plain};
@@ -15,8 +15,6 @@ use crate::console::{Console, plain};
 const COLOURS: [&str; 6] = [
     "\x1b[34m", "\x1b[32m", "\x1b[35m", "\x1b[36m", "\x1b[33m", "\x1b[94m",
 ];
-/// Bytes of an unfinished line that are waited with.
-const UNFINISHED_BYTES_MAX: usize = 1 << 20;
 
 /// Shows lines.
 pub struct Show<'a> {
@@ -25,9 +23,8 @@ pub struct Show<'a> {
     time: bool,
     /// Whether the run has more than one rank: only then the rank stands in front.
     ranks: bool,
-    fold: Option<(Fold, i64)>,
-    /// By rank and kind, the pieces of a line that goes on.
-    unfinished: BTreeMap<(u32, u16), LogLine>,
+    fold: Option<Fold>,
+    lines: Lines,
 }
 
 impl<'a> Show<'a> {
@@ -44,44 +41,26 @@ impl<'a> Show<'a> {
             json,
             time,
             ranks,
-            fold: window_us.map(|us| (Fold::new(us), us)),
-            unfinished: BTreeMap::new(),
+            fold: window_us.map(Fold::new),
+            lines: Lines::default(),
         }
     }
 
     /// Takes in a record; a line that came in pieces is shown when it is whole.
-    pub fn line(&mut self, line: &LogLine) -> io::Result<()> {
+    pub fn line(&mut self, line: LogLine) -> io::Result<()> {
         if self.json {
-            return put_json(self.console.out(), line);
+            return put_json(self.console.out(), &line);
         }
-        let key = (line.rank, kind(line));
-        match self.unfinished.get_mut(&key) {
-            None if line.ends_line => self.whole(line),
-            None => {
-                self.unfinished.insert(key, line.clone());
-                Ok(())
-            }
-            Some(first) => {
-                first.text.extend_from_slice(&line.text);
-                if !line.ends_line && first.text.len() < UNFINISHED_BYTES_MAX {
-                    return Ok(());
-                }
-                match self.unfinished.remove(&key) {
-                    Some(whole) => self.whole(&whole),
-                    None => Ok(()),
-                }
-            }
+        match self.lines.push(line) {
+            Some(whole) => self.whole(&whole),
+            None => Ok(()),
         }
     }
 
     /// Nothing new came: what is complete is shown.
     pub fn pause(&mut self) -> io::Result<()> {
-        if let Some((fold, window_us)) = &mut self.fold
-            && fold
-                .began_us()
-                .is_some_and(|began| now_us() - began > *window_us)
-        {
-            let told = fold.close();
+        if let Some(fold) = &mut self.fold {
+            let told = fold.close_due(now_us());
             self.write_folded(&told)?;
         }
         self.console.out().flush()
@@ -89,10 +68,10 @@ impl<'a> Show<'a> {
 
     /// Shows what is left.
     pub fn end(&mut self) -> io::Result<()> {
-        for line in std::mem::take(&mut self.unfinished).into_values() {
+        for line in self.lines.end() {
             self.whole(&line)?;
         }
-        if let Some((fold, _)) = &mut self.fold {
+        if let Some(fold) = &mut self.fold {
             let told = fold.close();
             self.write_folded(&told)?;
         }
@@ -101,7 +80,7 @@ impl<'a> Show<'a> {
 
     fn whole(&mut self, line: &LogLine) -> io::Result<()> {
         let text = last_state(&line.text);
-        if let Some((fold, _)) = &mut self.fold {
+        if let Some(fold) = &mut self.fold {
             let (at_us, rank, kind) = (line.timestamp_us, line.rank, kind(line));
             let told = fold.push(&Line {
                 at_us,
@@ -184,37 +163,11 @@ impl<'a> Show<'a> {
     }
 }
 
-/// Tells streams and levels apart.
-fn kind(line: &LogLine) -> u16 {
-    match (line.level, line.stream) {
-        (Some(level), _) => 0x100 | u16::from(level.0),
-        (None, Some(Stream::Err)) => 1,
-        (None, _) => 0,
-    }
-}
-
-const fn level(kind: u16) -> Option<Level> {
-    if kind & 0x100 == 0 {
-        return None;
-    }
-    Some(Level(kind.to_le_bytes()[0]))
-}
-
 /// A line as a terminal may have it: the last state of a progress bar, no colours, nothing that steers.
 pub fn readable(line: &str) -> String {
-    let line = line.strip_suffix('\r').unwrap_or(line);
-    let mut states = line.rsplit('\r');
-    plain(&without_escapes(
-        states.find(|s| !s.is_empty()).unwrap_or(line),
-    ))
-}
-
-/// What a terminal would show of a line that was written over again and again: its last state.
-fn last_state(text: &[u8]) -> &[u8] {
-    let text = text.strip_suffix(b"\r").unwrap_or(text);
-    text.rsplit(|&b| b == b'\r')
-        .find(|state| !state.is_empty())
-        .unwrap_or(text)
+    // Cut at carriage returns, text stays text.
+    let state = std::str::from_utf8(last_state(line.as_bytes())).unwrap_or(line);
+    plain(&without_escapes(state))
 }
 
 /// A line without colours and other escape sequences.
@@ -250,13 +203,6 @@ fn without_escapes(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_progress_bar_is_shown_in_its_last_state() {
-        assert_eq!(last_state(b"10%\r50%\r100%\r"), b"100%");
-        assert_eq!(last_state(b"plain"), b"plain");
-        assert_eq!(last_state(b"\r"), b"");
-    }
 
     #[test]
     fn escapes_are_taken_out_whole() {

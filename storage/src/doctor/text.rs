@@ -25,6 +25,11 @@ impl Look<'_> {
         }
     }
 
+    fn damaged(&mut self, piece: &Piece, what: String) {
+        let path = piece.path.clone();
+        self.add(Severity::Damage, Code::Text, path, what, false);
+    }
+
     fn text(&mut self, kind: LogKind, all: &[Piece]) {
         let name = self.dir.text(kind);
         let mut end = 0;
@@ -41,13 +46,7 @@ impl Look<'_> {
                 );
             }
             if let Err(what) = whole(piece) {
-                self.add(
-                    Severity::Damage,
-                    Code::Text,
-                    piece.path.clone(),
-                    what,
-                    false,
-                );
+                self.damaged(piece, what);
             }
             if twice {
                 continue;
@@ -66,13 +65,7 @@ impl Look<'_> {
                         piece.path.display()
                     )
                 };
-                self.add(
-                    Severity::Damage,
-                    Code::Text,
-                    piece.path.clone(),
-                    what,
-                    false,
-                );
+                self.damaged(piece, what);
             }
             end = piece.to.max(end);
         }

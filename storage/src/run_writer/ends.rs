@@ -47,10 +47,11 @@ impl RunWriter {
     pub fn silent(&mut self, writer: u32, silent: Duration, others_step: i64) {
         let w = &self.state.writers[writer as usize];
         let (rank, incarnation, last_step) = (w.id.rank, w.id.incarnation, w.meta.last_step);
-        let last_lines = lines::last_of(&self.dir, rank).unwrap_or_else(|e| {
+        let mut said = lines::last_of(&self.dir, &[rank].into()).unwrap_or_else(|e| {
             tracing::warn!("what rank {rank} said last: {e}");
-            Vec::new()
+            BTreeMap::new()
         });
+        let last_lines = said.remove(&rank).unwrap_or_default();
         self.event(EventBody::RankSilent {
             rank,
             incarnation,

@@ -93,11 +93,7 @@ impl<'a> LineRef<'a> {
             LogKind::Run => {
                 let (level, rest) = bracket(rest)?;
                 let (who, raw) = bracket(rest)?;
-                let mut parts = std::str::from_utf8(who)
-                    .ok()?
-                    .strip_prefix("rank ")?
-                    .split(' ');
-                let rank = parts.next()?.parse().ok()?;
+                let (rank, mut parts) = speaker(who)?;
                 let (seq, micros) = parts.next()?.split_once('.')?;
                 let logger = parts.next().unwrap_or("-");
                 let place = parts.next().and_then(|place| place.rsplit_once(':'));
@@ -114,11 +110,7 @@ impl<'a> LineRef<'a> {
             }
             LogKind::Console => {
                 let (who, raw) = bracket(rest)?;
-                let mut parts = std::str::from_utf8(who)
-                    .ok()?
-                    .strip_prefix("rank ")?
-                    .split(' ');
-                let rank = parts.next()?.parse().ok()?;
+                let (rank, mut parts) = speaker(who)?;
                 let stream = match parts.next()? {
                     "out" => Stream::Out,
                     "err" => Stream::Err,
@@ -137,6 +129,15 @@ impl<'a> LineRef<'a> {
             }
         }
     }
+}
+
+/// The rank in `rank 3 …`, and the words behind it.
+fn speaker(who: &[u8]) -> Option<(u32, std::str::Split<'_, char>)> {
+    let mut parts = std::str::from_utf8(who)
+        .ok()?
+        .strip_prefix("rank ")?
+        .split(' ');
+    Some((parts.next()?.parse().ok()?, parts))
 }
 
 /// Splits `[inside] rest`, within the record's first line.
