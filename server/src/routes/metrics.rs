@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use expman_storage::{Filter, RunEntry};
 use serde::{Deserialize, Serialize};
 
-use super::Params;
+use super::{Params, names};
 use crate::chart::{BUCKETS_MAX, Charts};
 use crate::error::{Result, ServeError};
 use crate::follow::{Found, read_rows};
@@ -53,27 +53,14 @@ impl MetricParams {
             .map(|list| list.split(',').map(rank).collect::<Result<HashSet<_>>>())
             .transpose()?;
         Ok(Filter {
-            keys: self.keys.as_deref().map(names),
+            keys: self
+                .keys
+                .as_deref()
+                .map(|list| names(list).into_iter().collect()),
             ranks,
             since_step: self.since_step,
         })
     }
-}
-
-/// Splits at commas that have no backslash before them.
-fn names(list: &str) -> HashSet<String> {
-    let mut found = HashSet::new();
-    let mut name = String::new();
-    let mut chars = list.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => name.extend(chars.next()),
-            ',' => drop(found.insert(std::mem::take(&mut name))),
-            c => name.push(c),
-        }
-    }
-    found.insert(name);
-    found
 }
 
 /// `GET /api/runs/{key}/metrics?since_step=&rank=&keys=&max_points=`
@@ -194,18 +181,4 @@ pub async fn keys(
         info.collect()
     });
     Ok(Json(keys))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_with_commas_can_be_asked_for() {
-        assert_eq!(
-            names(r"a,b\,c,d\\"),
-            HashSet::from(["a".into(), "b,c".into(), "d\\".into()])
-        );
-        assert_eq!(names(""), HashSet::from([String::new()]));
-    }
 }
