@@ -19,6 +19,7 @@ mod assets;
 mod blocking;
 mod chart;
 mod cursor;
+mod drawn;
 mod error;
 mod follow;
 mod index;

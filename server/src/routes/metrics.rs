@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use expman_storage::pyramid::Totals;
 use expman_storage::{Filter, RunEntry};
 use serde::{Deserialize, Serialize};
 
@@ -42,26 +43,27 @@ impl MetricParams {
                 BUCKETS_ASKED.end()
             )));
         }
-        let rank = |text: &str| {
-            text.trim()
-                .parse::<u32>()
-                .map_err(|_not_a_rank| bad(format!("rank {text:?} is no number")))
-        };
-        let ranks = self
-            .rank
-            .as_deref()
-            .map(|list| list.split(',').map(rank).collect::<Result<HashSet<_>>>())
-            .transpose()?;
         Ok(Filter {
             keys: self.keys.as_deref().map(names),
-            ranks,
+            ranks: self.rank.as_deref().map(ranks).transpose()?,
             since_step: self.since_step,
         })
     }
 }
 
+/// The ranks of a list.
+pub(super) fn ranks(list: &str) -> Result<HashSet<u32>> {
+    let rank = |text: &str| {
+        let rank = text.trim().parse::<u32>();
+        rank.map_err(|_not_a_rank| ServeError::BadRequest {
+            what: format!("rank {text:?} is no number"),
+        })
+    };
+    list.split(',').map(rank).collect()
+}
+
 /// Splits at commas that have no backslash before them.
-fn names(list: &str) -> HashSet<String> {
+pub(super) fn names(list: &str) -> HashSet<String> {
     let mut found = HashSet::new();
     let mut name = String::new();
     let mut chars = list.chars();
@@ -176,6 +178,27 @@ pub struct KeyInfo {
     ranks: Vec<u32>,
     points: u64,
     last_step: Option<i64>,
+    /// `number`, `text` or `both`.
+    kind: &'static str,
+    /// Its lowest time, microseconds since 1970 UTC.
+    first: Option<i64>,
+}
+
+impl KeyInfo {
+    fn new(key: &str, ranks: Vec<u32>, totals: &Totals) -> Self {
+        Self {
+            key: key.to_owned(),
+            ranks,
+            points: totals.points,
+            last_step: totals.last_step,
+            kind: match (totals.has_numbers(), totals.texts > 0) {
+                (true, true) => "both",
+                (false, true) => "text",
+                _ => "number",
+            },
+            first: totals.first_us,
+        }
+    }
 }
 
 /// `GET /api/runs/{key}/keys`
@@ -185,11 +208,12 @@ pub async fn keys(
 ) -> Result<Json<Vec<KeyInfo>>> {
     let watch = state.hub.watch(&key).await?;
     let keys = watch.charts(|charts, _| {
-        let info = charts.metrics().map(|(key, ranks)| KeyInfo {
-            key: key.to_owned(),
-            ranks: ranks.keys().copied().collect(),
-            points: ranks.values().map(|s| s.points).sum(),
-            last_step: ranks.values().filter_map(|s| s.last_step).max(),
+        let info = charts.metrics().map(|(key, ranks)| {
+            let mut totals = Totals::default();
+            for series in ranks.values() {
+                totals.merge(&series.totals);
+            }
+            KeyInfo::new(key, ranks.keys().copied().collect(), &totals)
         });
         info.collect()
     });

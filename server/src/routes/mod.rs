@@ -7,6 +7,7 @@ pub mod health;
 pub mod logs;
 pub mod metrics;
 pub mod runs;
+pub mod series;
 pub mod stream;
 
 use axum::extract::{FromRequestParts, Query};
