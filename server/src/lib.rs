@@ -20,6 +20,7 @@ mod blocking;
 mod card;
 mod chart;
 mod cursor;
+mod drawn;
 mod error;
 mod follow;
 mod index;

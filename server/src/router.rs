@@ -76,6 +76,7 @@ pub fn router(state: AppState, hosts: Guard) -> Router {
         .route("/runs/{key}/events", get(routes::events::list))
         .route("/runs/{key}/keys", get(routes::metrics::keys))
         .route("/runs/{key}/metrics", get(routes::metrics::metrics))
+        .route("/runs/{key}/series", get(routes::series::series))
         .route("/runs/{key}/logs", get(routes::logs::logs))
         .route("/runs/{key}/artifacts", get(routes::artifacts::list))
         .route(

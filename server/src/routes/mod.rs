@@ -9,7 +9,10 @@ pub mod health;
 pub mod logs;
 pub mod metrics;
 pub mod runs;
+pub mod series;
 pub mod stream;
+
+use std::collections::HashSet;
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
@@ -37,6 +40,17 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
 /// The answer to an API path that does not exist.
 pub async fn unknown() -> ServeError {
     ServeError::NotFound { what: "this path" }
+}
+
+/// The ranks of a list.
+fn ranks(list: &str) -> Result<HashSet<u32>, ServeError> {
+    let rank = |text: &str| {
+        let rank = text.trim().parse::<u32>();
+        rank.map_err(|_not_a_rank| ServeError::BadRequest {
+            what: format!("rank {text:?} is no number"),
+        })
+    };
+    list.split(',').map(rank).collect()
 }
 
 /// Splits at commas that have no backslash before them.
