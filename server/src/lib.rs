@@ -28,6 +28,7 @@ mod listener;
 mod ring;
 mod router;
 mod routes;
+mod saved;
 mod search;
 mod security;
 mod series;

@@ -83,6 +83,14 @@ pub fn router(state: AppState, hosts: Guard) -> Router {
             "/runs/{key}/artifacts/{artifact}/content",
             get(routes::artifacts::content),
         )
+        .route(
+            "/runs/{key}/artifacts/{artifact}/inline",
+            get(routes::artifacts::inline),
+        )
+        .route(
+            "/runs/{key}/artifacts/{artifact}/preview",
+            get(routes::artifacts::preview),
+        )
         .route("/runs/{key}/stream", get(routes::stream::stream))
         .fallback(routes::unknown)
         .with_state(state);
