@@ -23,6 +23,7 @@ mod cursor;
 mod drawn;
 mod error;
 mod follow;
+mod frames;
 mod index;
 mod listener;
 mod ring;
@@ -35,6 +36,7 @@ mod series;
 mod stamps;
 mod token;
 mod watch;
+mod watched;
 mod wire;
 
 use std::future::Future;

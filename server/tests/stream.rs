@@ -527,3 +527,22 @@ async fn stopping_the_server_ends_its_streams_at_once() {
         started.elapsed()
     );
 }
+
+#[tokio::test]
+async fn only_the_points_of_metrics_that_were_asked_for_are_streamed() {
+    let sandbox = Sandbox::new();
+    let mut run = sandbox.run("exp", "r", 1);
+    let server = Server::start(&sandbox).await;
+    let key = server.key().await;
+    let answer = server.json(&format!("/api/runs/{key}/series?keys=a")).await;
+    let cursor = answer["cursor"].as_str().unwrap();
+    let query = format!("?topics=metrics&keys=b%5C%2Cc&cursor={cursor}");
+    let mut events = server.open(&key, &query, None).await;
+    for step in 0..3 {
+        run.metric(0, "a", Some(step), Value::Int(1));
+        run.metric(0, "b,c", Some(step), Value::Int(step));
+        run.commit();
+    }
+    let (steps, _) = events.steps_until(2).await;
+    assert_eq!(steps, [0, 1, 2]);
+}

@@ -21,11 +21,13 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::Params;
 use super::logs::LogFile;
+use super::metrics::names;
 use crate::cursor::Cursor;
 use crate::error::{Result, ServeError};
+use crate::frames::{Frame, Keys};
 use crate::router::{AppState, STREAMS_MAX};
-use crate::series::{Metrics, exact};
-use crate::watch::{Batch, Watch};
+use crate::watch::Watch;
+use crate::watched::Batch;
 use crate::wire::{self, Line};
 
 /// A client gets news at most this often.
@@ -36,8 +38,6 @@ const BEAT_EVERY: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// A browser that lost the connection waits this long.
 const RETRY: Duration = Duration::from_secs(1);
-/// Rows of one event; what is more comes in the next one. A client that does not read holds three of them.
-const FRAME_ROWS: usize = 1 << 12;
 /// Bytes of text of one event.
 const FRAME_BYTES: usize = 1 << 17;
 
@@ -48,6 +48,8 @@ pub struct StreamParams {
     topics: Option<String>,
     /// Where to begin: the cursor of an answer, or the id of an event; by default now.
     cursor: Option<String>,
+    /// Only the points of these metrics, separated by commas; all by default.
+    keys: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,6 +99,10 @@ pub async fn stream(
     let client = Client {
         watch,
         topics,
+        keys: params
+            .keys
+            .as_deref()
+            .map(|list| Arc::new(names(list).into_iter().collect())),
         to,
         stopping: state.stopping.clone(),
         _permit: permit,
@@ -115,6 +121,7 @@ pub async fn stream(
 struct Client {
     watch: Watch,
     topics: HashSet<Topic>,
+    keys: Keys,
     to: mpsc::Sender<Result<Event, Infallible>>,
     stopping: signal::Receiver<bool>,
     _permit: OwnedSemaphorePermit,
@@ -186,7 +193,9 @@ impl Client {
     /// Sends everything behind the cursor and moves it; or tells to fetch anew, which ends the stream.
     async fn news(&self, at: &mut Cursor) -> Result<(), Gone> {
         loop {
-            let Ok(batch) = self.watch.since(*at, FRAME_ROWS, FRAME_BYTES) else {
+            let found = self.watch.frame(*at, &self.keys);
+            let found = found.and_then(|frame| Ok((frame, self.watch.lines(*at, FRAME_BYTES)?)));
+            let Ok((frame, lines)) = found else {
                 let now = self.watch.cursor();
                 let data = json!({ "cursor": now.to_string(), "now_us": now_us() });
                 self.send(
@@ -200,30 +209,25 @@ impl Client {
                 return Err(Gone);
             };
             let before = *at;
-            self.batch(at, batch).await?;
+            self.batch(at, frame, lines).await?;
             if *at == before {
                 return Ok(());
             }
         }
     }
 
-    async fn batch(&self, at: &mut Cursor, batch: Batch) -> Result<(), Gone> {
-        let (pieces, rows) = batch.rows;
-        at.rows = rows;
-        if !pieces.is_empty() && self.topics.contains(&Topic::Metrics) {
-            let series = exact(
-                pieces
-                    .iter()
-                    .map(|(rows, range)| (rows.as_ref(), range.clone())),
-            );
-            let frame = Metrics {
-                cursor: at.to_string(),
-                bucket: None,
-                series,
-                problems: Vec::new(),
-            };
-            self.send(Event::default().event("metrics").id(at.to_string()), &frame)
-                .await?;
+    async fn batch(
+        &self,
+        at: &mut Cursor,
+        frame: Option<Arc<Frame>>,
+        batch: Batch,
+    ) -> Result<(), Gone> {
+        if let Some(frame) = frame {
+            at.rows = frame.end;
+            if !frame.is_empty() && self.topics.contains(&Topic::Metrics) {
+                let event = Event::default().event("metrics").id(at.to_string());
+                self.pass(event.data(frame.data("", *at))).await?;
+            }
         }
         at.run_log = batch.run_log.1;
         self.lines(*at, LogFile::Run, batch.run_log.1, &batch.run_log.0)
@@ -252,6 +256,10 @@ impl Client {
     async fn send(&self, event: Event, data: &impl Serialize) -> Result<(), Gone> {
         // JSON has no line breaks, names are constants and ids digits: nothing here can break a frame.
         let event = event.json_data(data).map_err(|_no_json| Gone)?;
+        self.pass(event).await
+    }
+
+    async fn pass(&self, event: Event) -> Result<(), Gone> {
         tokio::select! {
             sent = self.to.send(Ok(event)) => sent.map_err(|_closed| Gone),
             () = tokio::time::sleep(crate::WRITE_TIMEOUT * 2) => Err(Gone),
