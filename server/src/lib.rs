@@ -19,6 +19,7 @@ mod assets;
 mod blocking;
 mod card;
 mod chart;
+mod client;
 mod cursor;
 mod drawn;
 mod error;

@@ -91,7 +91,8 @@ pub fn router(state: AppState, hosts: Guard) -> Router {
             "/runs/{key}/artifacts/{artifact}/preview",
             get(routes::artifacts::preview),
         )
-        .route("/runs/{key}/stream", get(routes::stream::stream))
+        .route("/runs/{key}/stream", get(routes::stream::of_run))
+        .route("/stream", get(routes::stream::of_tab))
         .fallback(routes::unknown)
         .with_state(state);
     Router::new()
