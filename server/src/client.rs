@@ -23,6 +23,7 @@ use crate::cursor::Cursor;
 use crate::frames::{Frame, Keys};
 use crate::index::Index;
 use crate::routes::logs::LogFile;
+use crate::routes::runs::RunChanges;
 use crate::watch::Watch;
 use crate::watched::Batch;
 use crate::wire::{self, Line};
@@ -181,20 +182,8 @@ impl Client {
         if version == listed.version {
             return Ok(());
         }
-        let changes = listing.since(&listed.version);
-        let lines: Vec<Json> = changes
-            .cards
-            .iter()
-            .map(|card| card.line(&listed.columns))
-            .collect();
-        listed.version.clone_from(&version);
-        let frame = json!({
-            "version": version,
-            "full": changes.full,
-            "total": listing.cards.len(),
-            "changed": lines,
-            "removed": changes.removed,
-        });
+        let frame = RunChanges::of(&listing, &listed.version, &listed.columns);
+        listed.version = version;
         self.send("runs", &frame).await
     }
 

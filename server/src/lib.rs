@@ -27,6 +27,7 @@ mod follow;
 mod frames;
 mod index;
 mod listener;
+mod openapi;
 mod ring;
 mod router;
 mod routes;
@@ -216,6 +217,11 @@ async fn told_to_stop(stopping: &mut signal::Receiver<bool>) {
     if stopping.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// The description of the API, as `GET /api/openapi.json` answers it.
+pub fn openapi() -> String {
+    openapi::text(&router::described().1)
 }
 
 /// Whether the page was built into this server.

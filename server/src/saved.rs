@@ -7,6 +7,7 @@ use std::path::{Path as FsPath, PathBuf};
 use expman_storage::{RunDir, StorageError};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::error::{Result, ServeError};
 
@@ -16,7 +17,7 @@ pub const FILES_MAX: usize = 10_000;
 pub const DEPTH_MAX: usize = 16;
 
 /// One saved file.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Artifact {
     /// Says the same file whatever else comes into the list.
     pub key: String,

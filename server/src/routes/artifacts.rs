@@ -16,6 +16,7 @@ use http_range_header::parse_range_header;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Params;
 use crate::error::{Result, ServeError};
@@ -30,6 +31,13 @@ const PREVIEW_BYTES: (u64, u64) = (256 << 10, 4 << 20);
 const PREVIEW_ROWS: (usize, usize) = (100, 2_000);
 
 /// `GET /api/runs/{key}/artifacts`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/artifacts",
+    tag = "artifacts",
+    params(("key" = String, Path, description = "The run's key, from the list of runs")),
+    responses((status = 200, description = "Saved files", body = Vec<Artifact>))
+)]
 pub async fn list(
     State(state): State<AppState>,
     Path(key): Path<String>,
@@ -40,6 +48,13 @@ pub async fn list(
 }
 
 /// `GET /api/runs/{key}/artifacts/{artifact}/content`, whole or a range of its bytes
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/artifacts/{artifact}/content",
+    tag = "artifacts",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), ("artifact" = String, Path, description = "The file's key, from the list of artifacts"), ("range" = Option<String>, Header, description = "`bytes=FROM-TO`")),
+    responses((status = 200, description = "All of it", content_type = "application/octet-stream", body = Vec<u8>), (status = 206, description = "The range that was asked for", content_type = "application/octet-stream", body = Vec<u8>), (status = 416, description = "There is no such range"))
+)]
 pub async fn content(
     State(state): State<AppState>,
     Path((key, wanted)): Path<(String, String)>,
@@ -57,6 +72,13 @@ pub async fn content(
 }
 
 /// `GET /api/runs/{key}/artifacts/{artifact}/inline`: a picture for the page, nothing else
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/artifacts/{artifact}/inline",
+    tag = "artifacts",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), ("artifact" = String, Path, description = "The file's key, from the list of artifacts"), ("range" = Option<String>, Header, description = "`bytes=FROM-TO`")),
+    responses((status = 200, description = "All of it", content_type = "application/octet-stream", body = Vec<u8>), (status = 206, description = "The range that was asked for", content_type = "application/octet-stream", body = Vec<u8>), (status = 416, description = "There is no such range"))
+)]
 pub async fn inline(
     State(state): State<AppState>,
     Path((key, wanted)): Path<(String, String)>,
@@ -146,14 +168,15 @@ fn tag(file: &File) -> HeaderValue {
 }
 
 /// How much is shown.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct PreviewParams {
     max_bytes: Option<u64>,
     max_rows: Option<usize>,
 }
 
 /// The beginning of a saved file, for people.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Preview {
     /// A picture; it is fetched from `inline`.
@@ -163,9 +186,19 @@ pub enum Preview {
     /// JSON, set out line by line.
     Json(Text),
     /// Comma-separated values.
-    Csv(Table),
+    Csv {
+        /// Its beginning.
+        #[serde(flatten)]
+        #[schema(value_type = Object)]
+        table: Table,
+    },
     /// Parquet.
-    Parquet(Table),
+    Parquet {
+        /// Its beginning.
+        #[serde(flatten)]
+        #[schema(value_type = Object)]
+        table: Table,
+    },
     /// Nothing that can be shown.
     None {
         /// Why.
@@ -174,13 +207,20 @@ pub enum Preview {
 }
 
 /// The beginning of a text.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Text {
     text: String,
     truncated: bool,
 }
 
 /// `GET /api/runs/{key}/artifacts/{artifact}/preview?max_bytes=&max_rows=`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/artifacts/{artifact}/preview",
+    tag = "artifacts",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), ("artifact" = String, Path, description = "The file's key, from the list of artifacts"), PreviewParams),
+    responses((status = 200, description = "The beginning of the file", body = Preview))
+)]
 pub async fn preview(
     State(state): State<AppState>,
     Path((key, wanted)): Path<(String, String)>,
@@ -208,7 +248,7 @@ fn shown(artifact: &Artifact, file: File, bytes: u64, rows: usize) -> Result<Pre
     }
     if is("parquet") {
         return Ok(match parquet_table(file, name, rows) {
-            Ok(table) => Preview::Parquet(table),
+            Ok(table) => Preview::Parquet { table },
             Err(e) => Preview::None { why: e.to_string() },
         });
     }
@@ -219,7 +259,8 @@ fn shown(artifact: &Artifact, file: File, bytes: u64, rows: usize) -> Result<Pre
         .map_err(|source| io("read", name, source))?;
     let is_whole = head.len() as u64 >= artifact.size;
     if is("csv") {
-        return Ok(Preview::Csv(csv_table(&head, is_whole, rows)));
+        let table = csv_table(&head, is_whole, rows);
+        return Ok(Preview::Csv { table });
     }
     let Some(text) = as_text(&head, is_whole) else {
         return Ok(Preview::None {

@@ -18,6 +18,7 @@ use crate::client::{Client, Followed, Listed, Topic};
 use crate::error::{Result, ServeError};
 use crate::frames::Keys;
 use crate::router::{AppState, STREAMS_MAX};
+use utoipa::IntoParams;
 
 /// Runs of one stream.
 const RUNS_MAX: usize = 10;
@@ -25,7 +26,8 @@ const RUNS_MAX: usize = 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// What to stream, and from where.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct StreamParams {
     /// Keys of the runs, separated by commas; not for the stream of one run.
     runs: Option<String>,
@@ -57,6 +59,13 @@ fn topics(list: Option<&str>) -> Result<HashSet<Topic>> {
 }
 
 /// `GET /api/runs/{key}/stream?topics=&cursor=&keys=`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/stream",
+    tag = "streams",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), StreamParams),
+    responses((status = 200, description = "Events `metrics`, `logs`, `state`, `runs`, `reset`; the id of each is where to go on", content_type = "text/event-stream", body = String))
+)]
 pub async fn of_run(
     State(state): State<AppState>,
     Path(key): Path<String>,
@@ -68,6 +77,13 @@ pub async fn of_run(
 }
 
 /// `GET /api/stream?runs=&topics=&cursor=&keys=&columns=`
+#[utoipa::path(
+    get,
+    path = "/stream",
+    tag = "streams",
+    params(StreamParams),
+    responses((status = 200, description = "Events `metrics`, `logs`, `state`, `runs`, `reset`; the id of each is where to go on", content_type = "text/event-stream", body = String))
+)]
 pub async fn of_tab(
     State(state): State<AppState>,
     headers: HeaderMap,
