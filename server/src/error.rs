@@ -24,6 +24,10 @@ pub enum ServeError {
     Unreadable { what: String },
     #[error("{what}")]
     Damaged { what: String },
+    #[error("{what}")]
+    Conflict { what: String },
+    #[error("this server only reads: it was started with --read-only")]
+    ReadOnly,
     #[error("live updates are off; start the server without --no-live")]
     NotLive,
     #[error("listen on {host}:{port}: {source}")]
@@ -46,6 +50,12 @@ pub enum ServeError {
         "listening on {host}, which other machines can reach, needs a token (--token); without one use 127.0.0.1"
     )]
     TokenNeeded { host: String },
+    #[error(
+        "{what}: an origin is a scheme, a host and maybe a port, as in https://hub.example or http://localhost:*"
+    )]
+    NoOrigin { what: String },
+    #[error("{what}: a base path begins with / and has no more than letters, digits and -._~/")]
+    NoPath { what: String },
     #[error("the token must have at least {min} characters, of letters, digits and -._~")]
     WeakToken { min: usize },
 }
@@ -77,8 +87,11 @@ impl ServeError {
                 StatusCode::NOT_FOUND
             }
             Self::BadRequest { .. } => StatusCode::BAD_REQUEST,
+            Self::Conflict { .. } => StatusCode::CONFLICT,
             Self::Refused(Refusal::Host) => StatusCode::MISDIRECTED_REQUEST,
-            Self::Refused(Refusal::Origin | Refusal::Header) => StatusCode::FORBIDDEN,
+            Self::ReadOnly | Self::Refused(Refusal::Origin | Refusal::Header) => {
+                StatusCode::FORBIDDEN
+            }
             Self::Refused(Refusal::Token) => StatusCode::UNAUTHORIZED,
             Self::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Storage(e) if e.is_not_found() => StatusCode::NOT_FOUND,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use expman_model::record::ValueRef;
 use expman_storage::Rows;
+use expman_storage::pyramid::Bucket;
 use serde::Serialize;
 
 use crate::chart::Charts;
@@ -97,43 +98,36 @@ pub fn bucketed(
         let head = Series {
             key: key.to_owned(),
             rank,
-            n: series.points,
+            n: series.totals.points,
             ..Series::default()
         };
-        if series.has_numbers() {
+        if series.totals.has_numbers() {
             let buckets = series.at(shift);
-            let column = |f: fn(&crate::chart::Bucket) -> f64| {
-                buckets.iter().map(|b| Number(f(b))).collect()
-            };
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "a mean of more than 2^53 points is no less exact than its sum"
-            )]
-            let mean = |b: &crate::chart::Bucket| b.sum / b.n as f64;
+            let column = |f: fn(&Bucket) -> f64| buckets.iter().map(|b| Number(f(b))).collect();
             found.push(Series {
                 kind: NUMBER,
                 // The shift undoes the one that made the index, so nothing is lost.
                 steps: buckets.iter().map(|b| Some(b.index << shift)).collect(),
-                timestamps: buckets.iter().map(|b| b.timestamp_us).collect(),
+                timestamps: buckets.iter().map(|b| b.at.timestamp_us).collect(),
                 values: buckets
                     .iter()
                     .map(|b| WireValue::Float(Number(b.last)))
                     .collect(),
                 min: Some(column(|b| b.min)),
                 max: Some(column(|b| b.max)),
-                mean: Some(column(mean)),
+                mean: Some(column(Bucket::mean)),
                 counts: Some(buckets.iter().map(|b| b.n).collect()),
-                non_finite: Some(series.non_finite),
+                non_finite: Some(series.totals.non_finite),
                 ..head.clone()
             });
         }
-        if let Some((text, timestamp_us, count)) = &series.text {
+        if let Some((text, at)) = &series.totals.text {
             found.push(Series {
                 kind: TEXT,
                 steps: vec![None],
-                timestamps: vec![*timestamp_us],
+                timestamps: vec![at.timestamp_us],
                 values: vec![WireValue::Text(text.clone())],
-                n: *count,
+                n: series.totals.texts,
                 ..head
             });
         }

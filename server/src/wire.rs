@@ -14,8 +14,15 @@ use serde_json::{Value as Json, json};
 use crate::stamps::Stamps;
 
 /// A number; what JSON has no number for is written as `"NaN"`, `"inf"` or `"-inf"`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Number(pub f64);
+
+impl PartialEq for Number {
+    /// A NaN is the same as itself.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
 
 impl Serialize for Number {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
@@ -65,10 +72,15 @@ impl From<&Value> for WireValue {
 }
 
 /// One line of the list of runs.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunSummary {
     id: String,
     key: String,
+    display_name: Option<String>,
+    description: Option<String>,
+    host: Option<String>,
+    /// First line of what it failed with.
+    error: Option<String>,
     experiment: String,
     name: String,
     status: RunStatus,
@@ -86,12 +98,44 @@ pub struct RunSummary {
     problem: Option<String>,
 }
 
+/// Characters of an error in the list of runs.
+const ERROR_CHARS: usize = 200;
+
+impl RunSummary {
+    /// The experiment.
+    pub fn experiment(&self) -> &str {
+        &self.experiment
+    }
+
+    /// When it started, RFC 3339 UTC.
+    pub fn started_at(&self) -> Option<&str> {
+        self.started_at.as_deref()
+    }
+
+    /// Latest value of a scalar.
+    pub fn scalar(&self, name: &str) -> Option<&WireValue> {
+        self.scalars.get(name)
+    }
+
+    /// Names of its scalars.
+    pub fn scalars(&self) -> impl Iterator<Item = &str> {
+        self.scalars.keys().map(String::as_str)
+    }
+}
+
 impl From<&RunEntry> for RunSummary {
     fn from(run: &RunEntry) -> Self {
         let meta = &run.meta;
         Self {
             id: format!("{}/{}", run.experiment, run.run),
             key: run.key.clone(),
+            display_name: meta.display_name.clone(),
+            description: meta.description.clone(),
+            host: meta.host.clone(),
+            error: meta.error.as_ref().map(|e| {
+                let line = e.message.lines().next().unwrap_or_default();
+                line.chars().take(ERROR_CHARS).collect()
+            }),
             experiment: run.experiment.clone(),
             name: run.run.clone(),
             status: meta.status,

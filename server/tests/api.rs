@@ -193,7 +193,10 @@ async fn metrics_are_filtered_by_step_rank_and_key() {
     let keys = ok(&app, &base.replace("/metrics", "/keys")).await;
     assert_eq!(
         keys[0],
-        json!({"key": "a", "ranks": [0, 1, 2], "points": 30, "last_step": 9})
+        json!({
+            "key": "a", "ranks": [0, 1, 2], "points": 30, "last_step": 9,
+            "kind": "number", "first": 1_767_225_600_000_001_i64
+        })
     );
 }
 

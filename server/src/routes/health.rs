@@ -12,6 +12,9 @@ pub struct Health {
     status: &'static str,
     version: &'static str,
     live: bool,
+    read_only: bool,
+    /// When this server started, RFC 3339 UTC: another time is another server.
+    started_at: String,
     base_dir: String,
 }
 
@@ -21,6 +24,8 @@ pub async fn health(State(state): State<AppState>) -> Json<Health> {
         status: "ok",
         version: env!("CARGO_PKG_VERSION"),
         live: state.config.live,
+        read_only: state.config.read_only,
+        started_at: state.started_at.clone(),
         base_dir: state.config.base_dir.display().to_string(),
     })
 }

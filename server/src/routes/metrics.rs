@@ -1,15 +1,14 @@
 //! Metric values: exact, or as the buckets of a chart.
 
-use std::collections::HashSet;
-
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use expman_storage::pyramid::Totals;
 use expman_storage::{Filter, RunEntry};
 use serde::{Deserialize, Serialize};
 
-use super::Params;
+use super::{Params, names, ranks};
 use crate::chart::{BUCKETS_MAX, Charts};
 use crate::error::{Result, ServeError};
 use crate::follow::{Found, read_rows};
@@ -42,38 +41,15 @@ impl MetricParams {
                 BUCKETS_ASKED.end()
             )));
         }
-        let rank = |text: &str| {
-            text.trim()
-                .parse::<u32>()
-                .map_err(|_not_a_rank| bad(format!("rank {text:?} is no number")))
-        };
-        let ranks = self
-            .rank
-            .as_deref()
-            .map(|list| list.split(',').map(rank).collect::<Result<HashSet<_>>>())
-            .transpose()?;
         Ok(Filter {
-            keys: self.keys.as_deref().map(names),
-            ranks,
+            keys: self
+                .keys
+                .as_deref()
+                .map(|list| names(list).into_iter().collect()),
+            ranks: self.rank.as_deref().map(ranks).transpose()?,
             since_step: self.since_step,
         })
     }
-}
-
-/// Splits at commas that have no backslash before them.
-fn names(list: &str) -> HashSet<String> {
-    let mut found = HashSet::new();
-    let mut name = String::new();
-    let mut chars = list.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => name.extend(chars.next()),
-            ',' => drop(found.insert(std::mem::take(&mut name))),
-            c => name.push(c),
-        }
-    }
-    found.insert(name);
-    found
 }
 
 /// `GET /api/runs/{key}/metrics?since_step=&rank=&keys=&max_points=`
@@ -176,6 +152,27 @@ pub struct KeyInfo {
     ranks: Vec<u32>,
     points: u64,
     last_step: Option<i64>,
+    /// `number`, `text` or `both`.
+    kind: &'static str,
+    /// Its lowest time, microseconds since 1970 UTC.
+    first: Option<i64>,
+}
+
+impl KeyInfo {
+    fn new(key: &str, ranks: Vec<u32>, totals: &Totals) -> Self {
+        Self {
+            key: key.to_owned(),
+            ranks,
+            points: totals.points,
+            last_step: totals.last_step,
+            kind: match (totals.has_numbers(), totals.texts > 0) {
+                (true, true) => "both",
+                (false, true) => "text",
+                _ => "number",
+            },
+            first: totals.first_us,
+        }
+    }
 }
 
 /// `GET /api/runs/{key}/keys`
@@ -185,27 +182,14 @@ pub async fn keys(
 ) -> Result<Json<Vec<KeyInfo>>> {
     let watch = state.hub.watch(&key).await?;
     let keys = watch.charts(|charts, _| {
-        let info = charts.metrics().map(|(key, ranks)| KeyInfo {
-            key: key.to_owned(),
-            ranks: ranks.keys().copied().collect(),
-            points: ranks.values().map(|s| s.points).sum(),
-            last_step: ranks.values().filter_map(|s| s.last_step).max(),
+        let info = charts.metrics().map(|(key, ranks)| {
+            let mut totals = Totals::default();
+            for series in ranks.values() {
+                totals.merge(&series.totals);
+            }
+            KeyInfo::new(key, ranks.keys().copied().collect(), &totals)
         });
         info.collect()
     });
     Ok(Json(keys))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_with_commas_can_be_asked_for() {
-        assert_eq!(
-            names(r"a,b\,c,d\\"),
-            HashSet::from(["a".into(), "b,c".into(), "d\\".into()])
-        );
-        assert_eq!(names(""), HashSet::from([String::new()]));
-    }
 }

@@ -1,34 +1,120 @@
 //! Runs: the list, and one run's record, parameters and figures.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use expman_model::Param;
 use expman_storage::text::{self, LogKind};
 use serde::Deserialize;
 use serde_json::{Value as Json_, json};
 
 use super::Params;
-use crate::error::Result;
+use crate::card::{Column, NoColumn};
+use crate::error::{Result, ServeError};
+use crate::index::Changes;
 use crate::router::AppState;
 use crate::stamps::Stamps;
-use crate::wire::{self, RunSummary};
+use crate::wire;
 
-/// Which runs.
-#[derive(Debug, Deserialize)]
+/// Names of each kind that are told.
+const NAMES_MAX: usize = 2_000;
+/// Columns of one answer.
+const COLUMNS_MAX: usize = 64;
+
+/// Which runs, and what of them.
+#[derive(Debug, Default, Deserialize)]
 pub struct ListParams {
+    /// Only those of this experiment.
     experiment: Option<String>,
+    /// The version of an earlier answer: only what changed since. Empty for everything, with a version.
+    since: Option<String>,
+    /// `metric:NAME`, `min:NAME`, `max:NAME`, `scalar:NAME`, `param:NAME`, separated by commas; a comma in a name is
+    /// written `\,`.
+    columns: Option<String>,
 }
 
-/// `GET /api/runs?experiment=`, the newest first
+/// `GET /api/runs?experiment=&since=&columns=`, the newest first
 pub async fn list(
     State(state): State<AppState>,
     Params(params): Params<ListParams>,
-) -> Result<Json<Vec<RunSummary>>> {
-    let runs = state.index.runs().await?;
-    let wanted = |name: &str| params.experiment.as_deref().is_none_or(|e| e == name);
-    let mut found: Vec<_> = runs.iter().filter(|run| wanted(&run.experiment)).collect();
-    found.sort_by(|a, b| b.meta.started_at.cmp(&a.meta.started_at));
-    Ok(Json(found.into_iter().map(RunSummary::from).collect()))
+) -> Result<Response> {
+    let columns = columns(params.columns.as_deref())?;
+    let listing = state.index.listing().await?;
+    let wanted = params.experiment;
+    let is_plain = params.since.is_none() && columns.is_empty();
+    let since = params.since.unwrap_or_default();
+    // Where blocking is allowed: parameters are read from files, and ten thousand lines take a while.
+    let body = state.reads.run("the list of runs", move || {
+        let Changes {
+            full,
+            mut cards,
+            removed,
+        } = listing.since(&since);
+        cards.retain(|card| {
+            wanted
+                .as_deref()
+                .is_none_or(|e| e == card.summary.experiment())
+        });
+        cards.sort_by(|a, b| b.summary.started_at().cmp(&a.summary.started_at()));
+        if is_plain {
+            let lines: Vec<_> = cards.iter().map(|card| &card.summary).collect();
+            return Ok(serde_json::to_vec(&lines));
+        }
+        let lines: Vec<_> = cards.iter().map(|card| card.line(&columns)).collect();
+        Ok(serde_json::to_vec(&json!({
+            "version": listing.version(),
+            "full": full,
+            "total": listing.cards.len(),
+            "changed": lines,
+            "removed": removed,
+        })))
+    });
+    let body = body.await?.map_err(|e| ServeError::Unreadable {
+        what: e.to_string(),
+    })?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// The columns in a list of them.
+pub fn columns(list: Option<&str>) -> Result<Vec<Column>> {
+    let bad = |what: String| ServeError::BadRequest { what };
+    let Some(list) = list.filter(|list| !list.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let names = super::names(list);
+    if names.len() > COLUMNS_MAX {
+        return Err(bad(format!("more than {COLUMNS_MAX} columns")));
+    }
+    let column = |name: &String| name.parse().map_err(|e: NoColumn| bad(e.to_string()));
+    names.iter().map(column).collect()
+}
+
+/// `GET /api/columns`: what the columns of the list may show, over all runs
+pub async fn column_names(State(state): State<AppState>) -> Result<Json<Json_>> {
+    let listing = state.index.listing().await?;
+    let names = state.reads.run("the names in all runs", move || {
+        let (mut metrics, mut scalars) = (BTreeSet::new(), BTreeSet::new());
+        let mut params = BTreeSet::new();
+        for card in &listing.cards {
+            metrics.extend(card.metrics().map(str::to_owned));
+            scalars.extend(card.summary.scalars().map(str::to_owned));
+            params.extend(card.params().keys().cloned());
+        }
+        let more = [&metrics, &scalars, &params]
+            .iter()
+            .any(|names| names.len() > NAMES_MAX);
+        let some = |names: BTreeSet<String>| names.into_iter().take(NAMES_MAX).collect::<Vec<_>>();
+        Ok(json!({
+            "metrics": some(metrics),
+            "scalars": some(scalars),
+            "params": some(params),
+            "more": more,
+        }))
+    });
+    Ok(Json(names.await?))
 }
 
 /// `GET /api/runs/{key}`
