@@ -194,7 +194,7 @@ export class ChartView {
     return {
       stroke: role === "raw" ? alpha(color, n === null ? "38" : "48") : color,
       dash: n === null ? [] : look(n).dash,
-      width: role === "mean" ? 1.75 : role === "raw" ? 1 : 1.5,
+      width: role === "mean" ? 1.5 : role === "raw" ? 1 : 1.5,
       spanGaps: true,
       points: { show: few && role !== "raw", size: 6, fill: color },
     };

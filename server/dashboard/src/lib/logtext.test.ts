@@ -29,7 +29,7 @@ describe("segments", () => {
   it.each([
     ["plain text", "abc", [["abc", ""]]],
     ["a colour and its end", "\u001b[31mred\u001b[0m!", [["red", "ansi-1"], ["!", ""]]],
-    ["weight and colour", "\u001b[1;92mok\u001b[22m.", [["ok", "ansi-2 bold"], [".", "ansi-2"]]],
+    ["weight and colour", "\u001b[1;92mok\u001b[22m.", [["ok", "ansi-2 ansi-bold"], [".", "ansi-2"]]],
     ["256 colours", "\u001b[38;5;196mx\u001b[39my", [["x", "ansi-1"], ["y", ""]]],
     ["all colours", "\u001b[38;2;10;10;255mx", [["x", "ansi-4"]]],
     ["a background, which is left out", "\u001b[48;5;1mx", [["x", ""]]],

@@ -51,12 +51,12 @@ function collapse(line: string): string {
 }
 
 const FLAGS: Record<number, [string, boolean]> = {
-  1: ["bold", true],
-  2: ["dim", true],
-  3: ["italic", true],
-  4: ["under", true],
-  23: ["italic", false],
-  24: ["under", false],
+  1: ["ansi-bold", true],
+  2: ["ansi-dim", true],
+  3: ["ansi-italic", true],
+  4: ["ansi-under", true],
+  23: ["ansi-italic", false],
+  24: ["ansi-under", false],
 };
 
 class Style {
@@ -79,8 +79,8 @@ class Style {
       if (code === 0) [color, flags] = ["", new Set()];
       else if (flag) flag[1] ? flags.add(flag[0]) : flags.delete(flag[0]);
       else if (code === 22) {
-        flags.delete("bold");
-        flags.delete("dim");
+        flags.delete("ansi-bold");
+        flags.delete("ansi-dim");
       } else if (code === 39) color = "";
       else if (code >= 30 && code <= 37) color = `ansi-${code - 30}`;
       else if (code >= 90 && code <= 97) color = `ansi-${code - 90}`;
