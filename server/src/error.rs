@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use expman_storage::StorageError;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Why the server did not start, or did not answer as asked.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +81,13 @@ pub enum Refusal {
     Token,
 }
 
+/// The body of every answer that is none.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// What is wrong, in words for people.
+    error: String,
+}
+
 impl ServeError {
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
@@ -106,7 +115,9 @@ impl IntoResponse for ServeError {
         if status.is_server_error() {
             tracing::warn!(error = %self, "request failed");
         }
-        let body = axum::Json(serde_json::json!({ "error": self.to_string() }));
+        let body = axum::Json(Problem {
+            error: self.to_string(),
+        });
         (status, body).into_response()
     }
 }

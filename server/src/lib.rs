@@ -19,21 +19,26 @@ mod assets;
 mod blocking;
 mod card;
 mod chart;
+mod client;
 mod cursor;
 mod drawn;
 mod error;
 mod follow;
+mod frames;
 mod index;
 mod listener;
+mod openapi;
 mod ring;
 mod router;
 mod routes;
+mod saved;
 mod search;
 mod security;
 mod series;
 mod stamps;
 mod token;
 mod watch;
+mod watched;
 mod wire;
 
 use std::future::Future;
@@ -212,6 +217,11 @@ async fn told_to_stop(stopping: &mut signal::Receiver<bool>) {
     if stopping.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// The description of the API, as `GET /api/openapi.json` answers it.
+pub fn openapi() -> String {
+    openapi::text(&router::described().1)
 }
 
 /// Whether the page was built into this server.

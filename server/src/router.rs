@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::response::Redirect;
-use axum::routing::{get, patch};
+use axum::routing::get;
 use expman_model::time::{now_us, rfc3339_us};
 use tokio::sync::{Semaphore, watch};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::blocking::Reads;
 use crate::error::ServeError;
 use crate::index::Index;
 use crate::security::{Guard, guard};
 use crate::watch::Hub;
-use crate::{ServeConfig, assets, routes};
+use crate::{ServeConfig, assets, openapi, routes};
 
 /// Event streams open at once.
 pub const STREAMS_MAX: usize = 256;
@@ -60,36 +63,47 @@ impl AppState {
 
 /// Every route there is.
 pub fn router(state: AppState, hosts: Guard) -> Router {
-    let api = Router::new()
-        .route("/health", get(routes::health::health))
-        .route("/experiments", get(routes::experiments::list))
-        .route("/experiments/{name}", patch(routes::edit::experiment))
-        .route("/runs", get(routes::runs::list))
-        .route("/columns", get(routes::runs::column_names))
+    let (api, description) = described();
+    let text = openapi::text(&description);
+    let api = api
         .route(
-            "/runs/{key}",
-            get(routes::runs::detail).patch(routes::edit::run),
+            "/openapi.json",
+            get(move || async { openapi::answer(text) }),
         )
-        .route("/runs/{key}/crash", get(routes::crash::crash))
-        .route("/runs/{key}/config", get(routes::runs::config))
-        .route("/runs/{key}/stats", get(routes::runs::stats))
-        .route("/runs/{key}/events", get(routes::events::list))
-        .route("/runs/{key}/keys", get(routes::metrics::keys))
-        .route("/runs/{key}/metrics", get(routes::metrics::metrics))
-        .route("/runs/{key}/series", get(routes::series::series))
-        .route("/runs/{key}/logs", get(routes::logs::logs))
-        .route("/runs/{key}/artifacts", get(routes::artifacts::list))
-        .route(
-            "/runs/{key}/artifacts/{artifact}/content",
-            get(routes::artifacts::content),
-        )
-        .route("/runs/{key}/stream", get(routes::stream::stream))
         .fallback(routes::unknown)
         .with_state(state);
     Router::new()
         .nest("/api", api)
         .fallback(assets::page)
         .layer(axum::middleware::from_fn_with_state(Arc::new(hosts), guard))
+}
+
+/// Every route of the API, with its description.
+pub fn described() -> (Router<AppState>, OpenApi) {
+    let (api, mut description) = OpenApiRouter::with_openapi(openapi::head())
+        .routes(routes!(routes::health::health))
+        .routes(routes!(routes::experiments::list))
+        .routes(routes!(routes::edit::experiment))
+        .routes(routes!(routes::runs::list))
+        .routes(routes!(routes::runs::column_names))
+        .routes(routes!(routes::runs::detail, routes::edit::run))
+        .routes(routes!(routes::runs::config))
+        .routes(routes!(routes::runs::stats))
+        .routes(routes!(routes::crash::crash))
+        .routes(routes!(routes::events::list))
+        .routes(routes!(routes::metrics::keys))
+        .routes(routes!(routes::metrics::metrics))
+        .routes(routes!(routes::series::series))
+        .routes(routes!(routes::logs::logs))
+        .routes(routes!(routes::artifacts::list))
+        .routes(routes!(routes::artifacts::content))
+        .routes(routes!(routes::artifacts::inline))
+        .routes(routes!(routes::artifacts::preview))
+        .routes(routes!(routes::stream::of_run))
+        .routes(routes!(routes::stream::of_tab))
+        .split_for_parts();
+    openapi::add_refusals(&mut description);
+    (api, description)
 }
 
 /// The path that everything is served below, with a slash in front and none behind; empty for the root.

@@ -10,6 +10,7 @@ use expman_storage::RunEntry;
 use expman_storage::text::LogLine;
 use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
+use utoipa::ToSchema;
 
 use crate::stamps::Stamps;
 
@@ -72,7 +73,7 @@ impl From<&Value> for WireValue {
 }
 
 /// One line of the list of runs.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct RunSummary {
     id: String,
     key: String,
@@ -83,15 +84,19 @@ pub struct RunSummary {
     error: Option<String>,
     experiment: String,
     name: String,
+    #[schema(value_type = String)]
     status: RunStatus,
     started_at: Option<String>,
     finished_at: Option<String>,
     duration_secs: Option<f64>,
     world_size: Option<u32>,
+    #[schema(value_type = Object)]
     ranks: RankCounts,
     rows: u64,
     dropped: u64,
+    #[schema(value_type = Option<Object>)]
     last_flush: Option<LastFlush>,
+    #[schema(value_type = Object)]
     scalars: BTreeMap<String, WireValue>,
     tags: Vec<String>,
     live: bool,
@@ -210,7 +215,7 @@ pub fn param(tree: &Param) -> Json {
 }
 
 /// One record of a log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Line {
     /// Byte where the record begins: its identity.
     pub at: u64,

@@ -1,4 +1,5 @@
 //! The list of runs as it changes, and what can be changed by way of the API.
+#![expect(clippy::unwrap_used, reason = "only tests come here")]
 
 mod common;
 

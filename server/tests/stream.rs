@@ -1,197 +1,15 @@
 //! Event streams over a real socket.
-#![expect(clippy::unwrap_used, reason = "only tests come here")]
 
 mod common;
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use common::sse::{Events, PATIENCE, Server};
 use common::{LiveRun, Sandbox};
 use expman_model::record::Stream;
 use expman_model::{Param, RecordBody, RunStatus, Value};
-use expman_server::{bind, serve_with_listener};
 use serde_json::Value as Json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::sync::oneshot;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-struct Server {
-    addr: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    done: tokio::task::JoinHandle<expman_server::Result<()>>,
-}
-
-impl Server {
-    async fn start(sandbox: &Sandbox) -> Self {
-        let config = sandbox.config();
-        let listener = bind(&config).await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let done = tokio::spawn(serve_with_listener(config, listener, async {
-            stopped.await.ok();
-        }));
-        Self {
-            addr,
-            stop: Some(stop),
-            done,
-        }
-    }
-
-    async fn json(&self, path: &str) -> Json {
-        let mut socket = self.ask(path, "connection: close\r\n").await;
-        let mut text = Vec::new();
-        socket.read_to_end(&mut text).await.unwrap();
-        let text = String::from_utf8(text).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200"), "{text}");
-        serde_json::from_str(body).unwrap()
-    }
-
-    async fn ask(&self, path: &str, headers: &str) -> TcpStream {
-        let mut socket = TcpStream::connect(self.addr).await.unwrap();
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nhost: {}\r\n{headers}\r\n",
-            self.addr
-        );
-        socket.write_all(request.as_bytes()).await.unwrap();
-        socket
-    }
-
-    async fn key(&self) -> String {
-        self.json("/api/runs").await[0]["key"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    }
-
-    async fn open(&self, key: &str, query: &str, last_event_id: Option<&str>) -> Events {
-        let headers = last_event_id.map_or(String::new(), |id| format!("last-event-id: {id}\r\n"));
-        let socket = self
-            .ask(&format!("/api/runs/{key}/stream{query}"), &headers)
-            .await;
-        let mut events = Events {
-            socket,
-            text: String::new(),
-            ready: VecDeque::new(),
-        };
-        let head = events.head().await;
-        assert!(
-            head.starts_with("HTTP/1.1 200") && head.contains("text/event-stream"),
-            "{head}"
-        );
-        assert!(
-            head.to_lowercase().contains("x-accel-buffering: no"),
-            "{head}"
-        );
-        events
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Seen {
-    name: String,
-    id: String,
-    data: Json,
-}
-
-/// Reads a chunked event stream.
-struct Events {
-    socket: TcpStream,
-    text: String,
-    ready: VecDeque<Seen>,
-}
-
-impl Events {
-    async fn head(&mut self) -> String {
-        while !self.text.contains("\r\n\r\n") {
-            assert!(self.more().await, "the connection ended");
-        }
-        let (head, rest) = self.text.split_once("\r\n\r\n").unwrap();
-        let (head, rest) = (head.to_owned(), rest.to_owned());
-        self.text = rest;
-        head
-    }
-
-    async fn more(&mut self) -> bool {
-        let mut bytes = vec![0; 65_536];
-        let n = tokio::time::timeout(PATIENCE, self.socket.read(&mut bytes))
-            .await
-            .expect("no event for a long time")
-            .unwrap();
-        self.text
-            .push_str(std::str::from_utf8(&bytes[..n]).unwrap());
-        n > 0
-    }
-
-    /// The next event of one of these names; none when the stream ended.
-    async fn next(&mut self, names: &[&str]) -> Option<Seen> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                if names.contains(&event.name.as_str()) {
-                    return Some(event);
-                }
-                continue;
-            }
-            let Some((size, rest)) = self.text.split_once("\r\n") else {
-                if !self.more().await {
-                    return None;
-                }
-                continue;
-            };
-            let size = usize::from_str_radix(size, 16).unwrap();
-            if size == 0 {
-                return None;
-            }
-            if rest.len() < size + 2 {
-                if !self.more().await {
-                    return None;
-                }
-                continue;
-            }
-            let (chunk, rest) = (rest[..size].to_owned(), rest[size + 2..].to_owned());
-            self.text = rest;
-            for block in chunk.split("\n\n").filter(|block| block.contains("event:")) {
-                let field = |name: &str| {
-                    block
-                        .lines()
-                        .find_map(|l| l.strip_prefix(name))
-                        .unwrap_or("")
-                        .trim()
-                        .to_owned()
-                };
-                self.ready.push_back(Seen {
-                    name: field("event:"),
-                    id: field("id:"),
-                    data: serde_json::from_str(&field("data:")).unwrap(),
-                });
-            }
-        }
-    }
-
-    /// The steps of a metric until the last one is there, with the id behind it.
-    async fn steps_until(&mut self, last: i64) -> (Vec<i64>, String) {
-        let mut steps = Vec::new();
-        loop {
-            let event = self.next(&["metrics", "reset"]).await.unwrap();
-            assert_eq!(event.name, "metrics");
-            for series in event.data["series"].as_array().unwrap() {
-                steps.extend(
-                    series["steps"]
-                        .as_array()
-                        .unwrap()
-                        .iter()
-                        .map(|s| s.as_i64().unwrap()),
-                );
-            }
-            if steps.contains(&last) {
-                return (steps, event.id);
-            }
-        }
-    }
-}
+use tokio::io::AsyncReadExt;
 
 fn log(run: &mut LiveRun, steps: std::ops::Range<i64>) {
     for step in steps {
@@ -526,4 +344,23 @@ async fn stopping_the_server_ends_its_streams_at_once() {
         "{:?}",
         started.elapsed()
     );
+}
+
+#[tokio::test]
+async fn only_the_points_of_metrics_that_were_asked_for_are_streamed() {
+    let sandbox = Sandbox::new();
+    let mut run = sandbox.run("exp", "r", 1);
+    let server = Server::start(&sandbox).await;
+    let key = server.key().await;
+    let answer = server.json(&format!("/api/runs/{key}/series?keys=a")).await;
+    let cursor = answer["cursor"].as_str().unwrap();
+    let query = format!("?topics=metrics&keys=b%5C%2Cc&cursor={cursor}");
+    let mut events = server.open(&key, &query, None).await;
+    for step in 0..3 {
+        run.metric(0, "a", Some(step), Value::Int(1));
+        run.metric(0, "b,c", Some(step), Value::Int(step));
+        run.commit();
+    }
+    let (steps, _) = events.steps_until(2).await;
+    assert_eq!(steps, [0, 1, 2]);
 }

@@ -18,6 +18,7 @@ pub mod layout;
 pub mod legacy;
 pub mod lines;
 pub mod lock;
+pub mod preview;
 pub mod pyramid;
 pub mod reader;
 pub mod recovery;

@@ -5,6 +5,7 @@ use axum::extract::{Path, State};
 use expman_storage::crash::Crash;
 use serde::Deserialize;
 use serde_json::Value as Json_;
+use utoipa::IntoParams;
 
 use super::Params;
 use crate::error::Result;
@@ -14,13 +15,21 @@ use crate::router::AppState;
 const LINES: (usize, usize) = (20, 1_000);
 
 /// How much of it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct CrashParams {
     /// So many of the last lines of each process that ended badly.
     lines: Option<usize>,
 }
 
 /// `GET /api/runs/{key}/crash?lines=`: as `expman inspect --crash --json`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/crash",
+    tag = "run",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), CrashParams),
+    responses((status = 200, description = "As `expman inspect --crash --json`", body = Object))
+)]
 pub async fn crash(
     State(state): State<AppState>,
     Path(key): Path<String>,

@@ -7,12 +7,36 @@ use axum::response::{IntoResponse, Response};
 use expman_storage::RunKind;
 use expman_storage::edits::{Edit, edit_experiment, edit_run};
 use serde_json::{Value as Json_, json};
+use utoipa::ToSchema;
 
 use crate::card::Card;
-use crate::error::{Result, ServeError};
+use crate::error::{Problem, Result, ServeError};
 use crate::router::AppState;
+use crate::wire::RunSummary;
+
+/// [`Edit`] in the words of the API's description.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "it stands for what is read as `Edit`")]
+pub struct EditBody {
+    /// A name for people.
+    #[schema(max_length = 200)]
+    display_name: Option<String>,
+    /// A text of at most 64 KiB.
+    description: Option<String>,
+    /// All tags.
+    #[schema(max_items = 100)]
+    tags: Option<Vec<String>>,
+}
 
 /// `PATCH /api/runs/{key}` with any of `display_name`, `description`, `tags`; null clears. Answers the run's line.
+#[utoipa::path(
+    patch,
+    path = "/runs/{key}",
+    tag = "runs",
+    request_body(content = EditBody, description = "What is to change; null clears"),
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), ("x-expman" = String, Header, description = "Any value: a page of another site can not send it")),
+    responses((status = 200, description = "Its line in the list of runs", body = RunSummary), (status = 409, description = "The run was written by another tool", body = Problem))
+)]
 pub async fn run(
     State(state): State<AppState>,
     Path(key): Path<String>,
@@ -39,6 +63,14 @@ pub async fn run(
 }
 
 /// `PATCH /api/experiments/{name}`, the same for an experiment. Answers its record.
+#[utoipa::path(
+    patch,
+    path = "/experiments/{name}",
+    tag = "runs",
+    request_body(content = EditBody, description = "What is to change; null clears"),
+    params(("name" = String, Path, description = "The experiment's folder"), ("x-expman" = String, Header, description = "Any value: a page of another site can not send it")),
+    responses((status = 200, description = "Its record", body = Object))
+)]
 pub async fn experiment(
     State(state): State<AppState>,
     Path(name): Path<String>,

@@ -6,6 +6,7 @@ use expman_model::Level;
 use expman_storage::select::{Pattern, Select, Source};
 use expman_storage::text::LogKind;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Params;
 use crate::error::{Result, ServeError};
@@ -18,7 +19,7 @@ const LINES_MAX: usize = 10_000;
 /// Lines when the number is not said.
 const LINES_DEFAULT: usize = 500;
 /// Which of the two.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFile {
     /// Messages.
@@ -39,7 +40,8 @@ impl LogFile {
 }
 
 /// Which lines.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct LogParams {
     /// `run` for messages, `console` for captured output.
     #[serde(default)]
@@ -66,7 +68,7 @@ pub struct LogParams {
 }
 
 /// Some lines.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Logs {
     /// Byte behind the last line that was looked at.
     cursor: u64,
@@ -102,6 +104,13 @@ impl LogParams {
 }
 
 /// `GET /api/runs/{key}/logs?file=&rank=&stream=&level=&grep=&tail=&after=&before=&around=`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/logs",
+    tag = "logs",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), LogParams),
+    responses((status = 200, description = "Lines, and where they stand", body = Logs))
+)]
 pub async fn logs(
     State(state): State<AppState>,
     Path(key): Path<String>,

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use expman_storage::pyramid::Totals;
 use expman_storage::{Filter, RunEntry};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Params, names, ranks};
 use crate::chart::{BUCKETS_MAX, Charts};
@@ -22,7 +23,8 @@ const POINTS_MAX: usize = 2_000_000;
 const BUCKETS_ASKED: std::ops::RangeInclusive<usize> = 1..=100_000;
 
 /// Which points.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct MetricParams {
     since_step: Option<i64>,
     /// Ranks, separated by commas.
@@ -53,6 +55,13 @@ impl MetricParams {
 }
 
 /// `GET /api/runs/{key}/metrics?since_step=&rank=&keys=&max_points=`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/metrics",
+    tag = "metrics",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), MetricParams),
+    responses((status = 200, description = "Exact points, or buckets with `max_points`", body = Object))
+)]
 pub async fn metrics(
     State(state): State<AppState>,
     Path(key): Path<String>,
@@ -146,7 +155,7 @@ fn from_files(run: &RunEntry, filter: &Filter, max: Option<usize>) -> Result<Met
 }
 
 /// One metric.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct KeyInfo {
     key: String,
     ranks: Vec<u32>,
@@ -176,6 +185,13 @@ impl KeyInfo {
 }
 
 /// `GET /api/runs/{key}/keys`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/keys",
+    tag = "metrics",
+    params(("key" = String, Path, description = "The run's key, from the list of runs")),
+    responses((status = 200, description = "Its metrics", body = Vec<KeyInfo>))
+)]
 pub async fn keys(
     State(state): State<AppState>,
     Path(key): Path<String>,

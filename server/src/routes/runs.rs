@@ -1,6 +1,7 @@
 //! Runs: the list, and one run's record, parameters and figures.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -8,16 +9,17 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use expman_model::Param;
 use expman_storage::text::{self, LogKind};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json_, json};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Params;
-use crate::card::{Column, NoColumn};
+use crate::card::{Card, Column, NoColumn};
 use crate::error::{Result, ServeError};
-use crate::index::Changes;
+use crate::index::{Changes, Listing};
 use crate::router::AppState;
 use crate::stamps::Stamps;
-use crate::wire;
+use crate::wire::{self, RunSummary};
 
 /// Names of each kind that are told.
 const NAMES_MAX: usize = 2_000;
@@ -25,7 +27,8 @@ const NAMES_MAX: usize = 2_000;
 const COLUMNS_MAX: usize = 64;
 
 /// Which runs, and what of them.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ListParams {
     /// Only those of this experiment.
     experiment: Option<String>,
@@ -36,7 +39,64 @@ pub struct ListParams {
     columns: Option<String>,
 }
 
+/// What changed in the list of runs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RunChanges {
+    /// What to give back as `since`.
+    version: String,
+    /// Whether these are all runs: the client has to forget those that it has.
+    full: bool,
+    /// How many runs there are.
+    total: usize,
+    /// Lines of the list, each with its `columns`.
+    #[schema(value_type = Vec<Object>)]
+    changed: Vec<Json_>,
+    /// Keys of runs that went away.
+    removed: Vec<String>,
+}
+
+impl RunChanges {
+    /// What is new since a version.
+    pub fn of(listing: &Listing, since: &str, columns: &[Column]) -> Self {
+        let Changes {
+            full,
+            mut cards,
+            removed,
+        } = listing.since(since);
+        newest_first(&mut cards);
+        Self {
+            version: listing.version(),
+            full,
+            total: listing.cards.len(),
+            changed: cards.iter().map(|card| card.line(columns)).collect(),
+            removed,
+        }
+    }
+}
+
+fn newest_first(cards: &mut [Arc<Card>]) {
+    cards.sort_by(|a, b| b.summary.started_at().cmp(&a.summary.started_at()));
+}
+
+/// The list of runs: all of it, or what changed.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes what `list` writes")]
+pub enum RunList {
+    /// Without `since` and `columns`.
+    All(Vec<RunSummary>),
+    /// With one of them.
+    Changes(RunChanges),
+}
+
 /// `GET /api/runs?experiment=&since=&columns=`, the newest first
+#[utoipa::path(
+    get,
+    path = "/runs",
+    tag = "runs",
+    params(ListParams),
+    responses((status = 200, description = "The newest first; with `since` or `columns` an object of what changed: version, full, total, changed, removed", body = RunList))
+)]
 pub async fn list(
     State(state): State<AppState>,
     Params(params): Params<ListParams>,
@@ -44,33 +104,23 @@ pub async fn list(
     let columns = columns(params.columns.as_deref())?;
     let listing = state.index.listing().await?;
     let wanted = params.experiment;
+    let is_wanted = move |name: &Json_| wanted.as_deref().is_none_or(|e| name == e);
     let is_plain = params.since.is_none() && columns.is_empty();
     let since = params.since.unwrap_or_default();
     // Where blocking is allowed: parameters are read from files, and ten thousand lines take a while.
     let body = state.reads.run("the list of runs", move || {
-        let Changes {
-            full,
-            mut cards,
-            removed,
-        } = listing.since(&since);
-        cards.retain(|card| {
-            wanted
-                .as_deref()
-                .is_none_or(|e| e == card.summary.experiment())
-        });
-        cards.sort_by(|a, b| b.summary.started_at().cmp(&a.summary.started_at()));
-        if is_plain {
-            let lines: Vec<_> = cards.iter().map(|card| &card.summary).collect();
-            return Ok(serde_json::to_vec(&lines));
+        if !is_plain {
+            let mut changes = RunChanges::of(&listing, &since, &columns);
+            changes
+                .changed
+                .retain(|line| is_wanted(&line["experiment"]));
+            return Ok(serde_json::to_vec(&changes));
         }
-        let lines: Vec<_> = cards.iter().map(|card| card.line(&columns)).collect();
-        Ok(serde_json::to_vec(&json!({
-            "version": listing.version(),
-            "full": full,
-            "total": listing.cards.len(),
-            "changed": lines,
-            "removed": removed,
-        })))
+        let mut cards = listing.cards.clone();
+        cards.retain(|card| is_wanted(&json!(card.summary.experiment())));
+        newest_first(&mut cards);
+        let lines: Vec<_> = cards.iter().map(|card| &card.summary).collect();
+        Ok(serde_json::to_vec(&lines))
     });
     let body = body.await?.map_err(|e| ServeError::Unreadable {
         what: e.to_string(),
@@ -93,6 +143,12 @@ pub fn columns(list: Option<&str>) -> Result<Vec<Column>> {
 }
 
 /// `GET /api/columns`: what the columns of the list may show, over all runs
+#[utoipa::path(
+    get,
+    path = "/columns",
+    tag = "runs",
+    responses((status = 200, description = "Names over all runs", body = Object))
+)]
 pub async fn column_names(State(state): State<AppState>) -> Result<Json<Json_>> {
     let listing = state.index.listing().await?;
     let names = state.reads.run("the names in all runs", move || {
@@ -118,6 +174,13 @@ pub async fn column_names(State(state): State<AppState>) -> Result<Json<Json_>> 
 }
 
 /// `GET /api/runs/{key}`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}",
+    tag = "run",
+    params(("key" = String, Path, description = "The run's key, from the list of runs")),
+    responses((status = 200, description = "Its record", body = Object))
+)]
 pub async fn detail(State(state): State<AppState>, Path(key): Path<String>) -> Result<Json<Json_>> {
     let run = state.index.run(&key).await?;
     let dir = run.dir.clone();
@@ -127,6 +190,13 @@ pub async fn detail(State(state): State<AppState>, Path(key): Path<String>) -> R
 }
 
 /// `GET /api/runs/{key}/config`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/config",
+    tag = "run",
+    params(("key" = String, Path, description = "The run's key, from the list of runs")),
+    responses((status = 200, description = "Its parameters", body = Object))
+)]
 pub async fn config(State(state): State<AppState>, Path(key): Path<String>) -> Result<Json<Json_>> {
     let run = state.index.run(&key).await?;
     let path = run.dir.config();
@@ -141,6 +211,13 @@ pub async fn config(State(state): State<AppState>, Path(key): Path<String>) -> R
 }
 
 /// `GET /api/runs/{key}/stats`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/stats",
+    tag = "run",
+    params(("key" = String, Path, description = "The run's key, from the list of runs")),
+    responses((status = 200, description = "Its counts, and bytes on disk", body = Object))
+)]
 pub async fn stats(State(state): State<AppState>, Path(key): Path<String>) -> Result<Json<Json_>> {
     let run = state.index.run(&key).await?;
     let size = |path: std::path::PathBuf| std::fs::metadata(path).map_or(0, |meta| meta.len());

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use expman_storage::pyramid::{EVERYWHERE, Series};
 use expman_storage::{Filter, RunEntry};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::{Params, names, ranks};
 use crate::chart::Charts;
@@ -26,7 +27,8 @@ const BUCKETS_ASKED: RangeInclusive<usize> = 1..=4096;
 const BUCKETS: usize = 1024;
 
 /// Which series, and how fine.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct SeriesParams {
     /// Metrics, separated by commas; a comma in a name is written `\,`.
     keys: Option<String>,
@@ -127,6 +129,13 @@ impl Question {
 }
 
 /// `GET /api/runs/{key}/series?keys=&rank=&from_step=&to_step=&max_points=&merge=ranks`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/series",
+    tag = "metrics",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), SeriesParams),
+    responses((status = 200, description = "Series on one grid of steps; by `Accept` as JSON, or as columns of little-endian f64 behind a JSON header", content((Object = "application/json"), (Vec<u8> = "application/vnd.expman.columns"))))
+)]
 pub async fn series(
     State(state): State<AppState>,
     Path(key): Path<String>,
