@@ -133,7 +133,7 @@ test("whatever a name or a line says is shown as text", { timeout: TIMEOUT_MS },
   await page.getByRole("button", { name: "mean" }).click();
   await page.locator(`${chart(evil)} .u-over`).hover();
   await page.locator(`${chart(evil)} .chart-tip b`).waitFor();
-  await page.getByLabel("x", { exact: true }).selectOption(`metric:${evil}`);
+  await page.getByLabel("Along x").selectOption(`metric:${evil}`);
   await tab(page, "logs");
   await page.locator(".line .text", { hasText: "<svg onload=alert('line')> red" }).waitFor();
   await page.getByRole("button", { name: "messages" }).click();
@@ -223,9 +223,10 @@ test("a server that goes away is told of, and its return continues the charts", 
   assert.equal(await latest(page, "loss"), "1", "what was there stays");
   await run.tell({ metrics: { loss: 2 }, step: 1 });
   await serve(t, base, server.port);
-  await until("the page is live again", 10_000, async () => (await badge(page)) === "live");
+  await until("the page has found the new server", 10_000, async () => (await badge(page)) === "restarted");
   await until("with what was missed", 5000, async () => (await latest(page, "loss")) === "2");
   await run.tell({ metrics: { loss: 3 }, step: 2 });
   await until("and with what comes", SEEN_MS, async () => (await latest(page, "loss")) === "3");
+  await until("the page is live again", 10_000, async () => (await badge(page)) === "live");
   assert.deepEqual(await complaints(), []);
 });

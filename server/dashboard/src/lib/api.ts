@@ -1,6 +1,6 @@
 /** Every request of the page. URLs are relative, so that any proxy's path prefix works. */
 
-import { COLUMNS_TYPE, decode, fromMetrics, type SeriesAnswer } from "./columns";
+import { COLUMNS_TYPE, decode, type SeriesAnswer } from "./columns";
 import type {
   Artifact,
   ColumnNames,
@@ -9,7 +9,6 @@ import type {
   KeyInfo,
   LogFile,
   LogsAnswer,
-  MetricsAnswer,
   Preview,
   RunDetail,
   RunPatch,
@@ -128,35 +127,18 @@ export interface SeriesWanted {
   maxPoints?: number;
 }
 
-/** Whether this server sends columns; known behind its first answer. */
-let columnar: boolean | null = null;
-
 /** Series as buckets, in columns. */
 export async function series(key: string, wanted: SeriesWanted, signal?: AbortSignal): Promise<SeriesAnswer> {
-  const parts = {
+  const path = `${run(key)}/series${query({
     keys: list(wanted.keys),
     rank: wanted.ranks?.join(","),
+    from_step: wanted.from,
+    to_step: wanted.to,
     max_points: wanted.maxPoints ?? POINTS_MAX,
-  };
-  if (columnar !== false) {
-    const path = `${run(key)}/series${query({
-      ...parts,
-      from_step: wanted.from,
-      to_step: wanted.to,
-      merge: wanted.merge ? "ranks" : null,
-    })}`;
-    try {
-      const answer = await ask(path, { headers: { accept: COLUMNS_TYPE } }, signal);
-      columnar = true;
-      return decode(await answer.arrayBuffer());
-    } catch (error) {
-      if (columnar !== null || !(error instanceof ApiError && error.status === 404 && error.message.includes("path")))
-        throw error;
-      columnar = false;
-    }
-  }
-  const answer = await get<MetricsAnswer>(`${run(key)}/metrics${query({ ...parts, since_step: wanted.from })}`, signal);
-  return fromMetrics(answer);
+    merge: wanted.merge ? "ranks" : null,
+  })}`;
+  const answer = await ask(path, { headers: { accept: COLUMNS_TYPE } }, signal);
+  return decode(await answer.arrayBuffer());
 }
 
 /** Which lines of a log. */

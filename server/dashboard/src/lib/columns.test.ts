@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { decode, fromMetrics } from "./columns";
+import { decode } from "./columns";
 
 /** An answer written by hand as the contract says: length, header, padding, seven columns each. */
 function answer(header: object, floats: number[]): ArrayBuffer {
@@ -47,19 +47,4 @@ describe("decode", () => {
     for (const length of [0, 3, 4, 50, whole.byteLength - 8])
       expect(() => decode(whole.slice(0, length)), `${length}`).toThrow();
   });
-});
-
-it("takes buckets and points in JSON alike", () => {
-  const read = fromMetrics({
-    cursor: "c",
-    bucket: null,
-    series: [
-      { key: "k", rank: 2, kind: "number", steps: [3, null], timestamps: [1000, 2000], values: [1, "inf"], n: 2 },
-    ],
-  });
-  expect(read.bucket).toBe(1);
-  expect([...(read.series[0]?.step ?? [])]).toEqual([3, 1]);
-  expect([...(read.series[0]?.time ?? [])]).toEqual([1, 2]);
-  expect([...(read.series[0]?.max ?? [])]).toEqual([1, Number.POSITIVE_INFINITY]);
-  expect([...(read.series[0]?.count ?? [])]).toEqual([1, 1]);
 });

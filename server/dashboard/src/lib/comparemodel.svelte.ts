@@ -55,9 +55,12 @@ export class CompareModel implements ChartHost {
         this.heardMs = Date.now();
         this.know(detail.run ?? detail.key, detail);
       },
-      begun: () => {
-        // One cursor for several runs says nothing of each: what was fetched before is fetched again.
-        for (const store of this.stores.values()) store.reload();
+      begun: (cursor) => {
+        // `KEY:CURSOR;KEY:CURSOR;`
+        for (const part of cursor.split(";")) {
+          const [run = "", at = ""] = part.split(":");
+          this.stores.get(run)?.resync(at);
+        }
         this.begin();
       },
       reset: (run) => this.of(run)?.reload(),

@@ -97,7 +97,7 @@ class RunsList {
       const found = await api.sparklines(wanted, metric);
       if (metric === this.sparkOf) this.sparks = { ...this.sparks, ...found };
     } catch {
-      // A table without its small pictures is a table all the same.
+      // A table without its small pictures is a table all the same; they are asked for again later.
     } finally {
       this.sparking = false;
     }

@@ -1,8 +1,9 @@
 import { describe, expect, it, vi } from "vitest";
 import type { SeriesWanted } from "./api";
-import { fromMetrics, number, type SeriesAnswer } from "./columns";
+import { number, type SeriesAnswer } from "./columns";
 import { lines } from "./drawing";
 import { groups, matcher, RANKS_EACH_MAX, SeriesStore } from "./series";
+import { fromMetrics } from "./testing";
 import type { MetricsAnswer, Series } from "./types";
 
 /** Points whose time is their step, in microseconds. */

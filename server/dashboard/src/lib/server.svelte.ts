@@ -4,7 +4,7 @@ import * as api from "./api";
 import type { Health } from "./types";
 
 /** For so long a restart is told. */
-const TOLD_MS = 10_000;
+const TOLD_MS = 6_000;
 
 class Server {
   health = $state.raw<Health | null>(null);

@@ -20,3 +20,16 @@ class Clock {
 }
 
 export const clock = new Clock();
+
+/** Whether the page is as narrow as a phone's. */
+class Screen {
+  narrow = $state(false);
+
+  constructor() {
+    const media = matchMedia("(max-width: 40rem)");
+    this.narrow = media.matches;
+    media.addEventListener("change", () => (this.narrow = media.matches));
+  }
+}
+
+export const screen = new Screen();
