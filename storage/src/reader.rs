@@ -4,18 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Float64Type, Int8Type, Int32Type, Int64Type, TimestampMicrosecondType};
-use expman_model::record::ValueRef;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::file::statistics::Statistics;
+use arrow::array::RecordBatch;
 
 use crate::durable;
-use crate::error::{At, Result, StorageError};
+use crate::error::{Result, StorageError};
 use crate::guard::guarded;
 use crate::layout::{RunDir, SegmentFile};
 use crate::rows::{Row, Rows};
-use crate::segment::claimed_hi;
+use crate::scan::{self, Sealed};
 use crate::wal::{Frame, WalReader};
 
 /// How often a snapshot starts again when files move under it.
@@ -30,6 +26,8 @@ pub struct Filter {
     pub ranks: Option<HashSet<u32>>,
     /// Only steps from here on; rows without a step are left out.
     pub since_step: Option<i64>,
+    /// Only steps up to here; rows without a step are left out.
+    pub until_step: Option<i64>,
 }
 
 impl Filter {
@@ -44,6 +42,15 @@ impl Filter {
             && self
                 .since_step
                 .is_none_or(|since| row.step.is_some_and(|step| step >= since))
+            && self
+                .until_step
+                .is_none_or(|until| row.step.is_some_and(|step| step <= until))
+    }
+
+    /// Whether steps matter.
+    #[must_use]
+    pub const fn has_steps(&self) -> bool {
+        self.since_step.is_some() || self.until_step.is_some()
     }
 }
 
@@ -231,116 +238,21 @@ fn read_open_parquet(file: File, path: &Path, filter: &Filter, rows: &mut Rows) 
 }
 
 fn read_file(path: &Path, file: File, filter: &Filter, rows: &mut Rows) -> Result<u64> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
-    let hi = claimed_hi(builder.metadata());
-    let wanted = (0..builder.metadata().num_row_groups())
-        .filter(|&g| may_hold(builder.metadata().row_group(g), filter))
-        .collect();
-    for batch in builder
-        .with_row_groups(wanted)
-        .with_batch_size(8_192)
-        .build()
-        .at("read", path)?
-    {
-        let batch = batch.at("read", path)?;
-        add_batch(path, &batch, filter, rows)?;
-    }
-    hi.ok_or_else(|| StorageError::Damaged {
-        path: path.to_owned(),
-        offset: 0,
-        what: "its metadata lacks expman.hi".to_owned(),
-    })
+    let sealed = Sealed::of(file, path)?;
+    sealed.each(filter, |row| rows.push_row(row))?;
+    Ok(sealed.hi)
 }
 
-/// Whether a row group's names can include a wanted one.
-fn may_hold(group: &parquet::file::metadata::RowGroupMetaData, filter: &Filter) -> bool {
-    let Some(keys) = &filter.keys else {
-        return true;
-    };
-    let Some(Statistics::ByteArray(stats)) = group.columns().first().and_then(|c| c.statistics())
-    else {
-        return true;
-    };
-    let (Some(min), Some(max)) = (stats.min_opt(), stats.max_opt()) else {
-        return true;
-    };
-    let exact = stats.max_is_exact();
-    keys.iter()
-        .any(|key| key.as_bytes() >= min.data() && (!exact || key.as_bytes() <= max.data()))
-}
-
-#[expect(
-    clippy::cast_sign_loss,
-    reason = "ranks, attempts and seqs were written from unsigned numbers"
-)]
+/// Adds the wanted rows of a batch.
 pub(crate) fn add_batch(
     path: &Path,
     batch: &RecordBatch,
     filter: &Filter,
     rows: &mut Rows,
 ) -> Result<()> {
-    let column = |name: &str| {
-        batch
-            .column_by_name(name)
-            .ok_or_else(|| StorageError::Damaged {
-                path: path.to_owned(),
-                offset: 0,
-                what: format!("it has no column {name:?}"),
-            })
-    };
-    let wrong = |name: &str| StorageError::Damaged {
-        path: path.to_owned(),
-        offset: 0,
-        what: format!("column {name:?} has another type"),
-    };
-    let key = column("key")?
-        .as_string_opt::<i32>()
-        .ok_or_else(|| wrong("key"))?;
-    let rank = column("rank")?
-        .as_primitive_opt::<Int32Type>()
-        .ok_or_else(|| wrong("rank"))?;
-    let step = column("step")?
-        .as_primitive_opt::<Int64Type>()
-        .ok_or_else(|| wrong("step"))?;
-    let timestamp = column("timestamp")?
-        .as_primitive_opt::<TimestampMicrosecondType>()
-        .ok_or_else(|| wrong("timestamp"))?;
-    let attempt = column("attempt")?
-        .as_primitive_opt::<Int32Type>()
-        .ok_or_else(|| wrong("attempt"))?;
-    let seq = column("seq")?
-        .as_primitive_opt::<Int64Type>()
-        .ok_or_else(|| wrong("seq"))?;
-    let kind = column("kind")?
-        .as_primitive_opt::<Int8Type>()
-        .ok_or_else(|| wrong("kind"))?;
-    let value = column("value")?
-        .as_primitive_opt::<Float64Type>()
-        .ok_or_else(|| wrong("value"))?;
-    let int = column("int_value")?
-        .as_primitive_opt::<Int64Type>()
-        .ok_or_else(|| wrong("int_value"))?;
-    let text = column("text")?
-        .as_string_opt::<i32>()
-        .ok_or_else(|| wrong("text"))?;
-    for i in 0..batch.num_rows() {
-        let row = Row {
-            key: key.value(i),
-            rank: rank.value(i) as u32,
-            step: step.is_valid(i).then(|| step.value(i)),
-            timestamp_us: timestamp.value(i),
-            attempt: attempt.value(i) as u32,
-            seq: seq.value(i) as u64,
-            value: match kind.value(i) {
-                0 => ValueRef::Float(value.value(i)),
-                1 => ValueRef::Int(int.value(i)),
-                2 => ValueRef::Bool(int.value(i) != 0),
-                _ => ValueRef::Text(text.value(i)),
-            },
-        };
-        if filter.admits(&row) {
-            rows.push_row(&row);
+    scan::each_row(path, batch, |row| {
+        if filter.admits(row) {
+            rows.push_row(row);
         }
-    }
-    Ok(())
+    })
 }

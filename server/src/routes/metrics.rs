@@ -47,6 +47,7 @@ impl MetricParams {
             keys: self.keys.as_deref().map(names),
             ranks: self.rank.as_deref().map(ranks).transpose()?,
             since_step: self.since_step,
+            ..Filter::default()
         })
     }
 }

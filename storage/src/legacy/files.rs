@@ -14,20 +14,25 @@ use expman_model::record::ValueRef;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::RunRows;
 use crate::durable;
 use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
 use crate::layout::{RunDir, names};
-use crate::reader::{self, Filter};
+use crate::reader::Filter;
 use crate::rows::Row;
+use crate::scan::Sealed;
 use crate::segment::claimed_hi;
 
 /// Files of finished rows, oldest layout first.
 const FINISHED: [&str; 2] = ["metrics.parquet", "vectors.parquet"];
 
 /// Reads finished files, then segments.
-pub(super) fn read(dir: &RunDir, rank: u32, filter: &Filter) -> Result<RunRows> {
+pub(super) fn read(
+    dir: &RunDir,
+    rank: u32,
+    filter: &Filter,
+    sink: &mut dyn FnMut(&Row<'_>),
+) -> Result<Vec<String>> {
     let segments = segments(dir)?;
     let finished: Vec<PathBuf> = FINISHED
         .iter()
@@ -39,7 +44,8 @@ pub(super) fn read(dir: &RunDir, rank: u32, filter: &Filter) -> Result<RunRows> 
         rank,
         seq: 0,
         finished: (!segments.is_empty()).then(HashSet::new),
-        out: RunRows::default(),
+        sink,
+        problems: Vec::new(),
     };
     for path in &finished {
         guarded(path, || read_parquet(path, &mut reading))?;
@@ -51,14 +57,13 @@ pub(super) fn read(dir: &RunDir, rank: u32, filter: &Filter) -> Result<RunRows> 
         match guarded(path, || read_segment(path, n == last, &seen, &mut reading)) {
             Err(StorageError::Damaged { what, .. }) => {
                 reading
-                    .out
                     .problems
                     .push(format!("{} is damaged: {what}", path.display()));
             }
             done => done?,
         }
     }
-    Ok(reading.out)
+    Ok(reading.problems)
 }
 
 /// The Arrow streams of a run that is not finished, in the order of their numbers.
@@ -80,7 +85,7 @@ fn read_parquet(path: &Path, reading: &mut Reading<'_>) -> Result<()> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
     if claimed_hi(builder.metadata()).is_some() {
         // One of ours, whose folder was copied without its machinery.
-        return reader::read_parquet(path, reading.filter, &mut reading.out.rows).map(drop);
+        return Sealed::open(path)?.each(reading.filter, &mut reading.sink);
     }
     let fields = builder.schema().fields();
     let wanted: Vec<usize> = (0..fields.len())
@@ -132,7 +137,8 @@ struct Reading<'a> {
     seq: u64,
     /// The rows of finished files, when they must be told from those of segments.
     finished: Option<HashSet<Call>>,
-    out: RunRows,
+    sink: &'a mut dyn FnMut(&Row<'_>),
+    problems: Vec<String>,
 }
 
 /// The part a column plays.
@@ -241,7 +247,7 @@ impl Reading<'_> {
                     value,
                 };
                 if self.filter.admits(&row) {
-                    self.out.rows.push_row(&row);
+                    (self.sink)(&row);
                 }
             }
         }
@@ -254,8 +260,8 @@ impl Reading<'_> {
             "column {name:?} of {} has the type {data_type} and was left out",
             path.display()
         );
-        if !self.out.problems.contains(&problem) {
-            self.out.problems.push(problem);
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
         }
     }
 }

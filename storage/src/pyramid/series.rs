@@ -63,7 +63,7 @@ impl Bucket {
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
         self.sum += other.sum;
-        self.n += other.n;
+        self.n = self.n.saturating_add(other.n);
         if other.at >= self.at {
             (self.last, self.at) = (other.last, other.at);
         }
@@ -106,10 +106,10 @@ pub struct Totals {
 impl Totals {
     /// Takes in the totals of other points of the same series.
     pub fn merge(&mut self, other: &Self) {
-        self.points += other.points;
-        self.stepless += other.stepless;
-        self.non_finite += other.non_finite;
-        self.texts += other.texts;
+        self.points = self.points.saturating_add(other.points);
+        self.stepless = self.stepless.saturating_add(other.stepless);
+        self.non_finite = self.non_finite.saturating_add(other.non_finite);
+        self.texts = self.texts.saturating_add(other.texts);
         self.first_step = least(self.first_step, other.first_step);
         self.last_step = self.last_step.max(other.last_step);
         self.first_us = least(self.first_us, other.first_us);
@@ -181,7 +181,7 @@ impl Series {
     /// [`Series::push`], where only points within a range of steps get into buckets.
     pub fn push_within(&mut self, row: &Row<'_>, range: &RangeInclusive<i64>, max: usize) {
         let totals = &mut self.totals;
-        let ordinal = i64::try_from(self.base + totals.stepless).unwrap_or(i64::MAX);
+        let ordinal = i64::try_from(self.base.saturating_add(totals.stepless)).unwrap_or(i64::MAX);
         let at = Moment::of(row);
         totals.points += 1;
         totals.first_us = least(totals.first_us, Some(row.timestamp_us));
@@ -294,6 +294,12 @@ impl Series {
     #[must_use]
     pub fn buckets(&self) -> &[Bucket] {
         &self.buckets
+    }
+
+    /// Points without a step in front of these.
+    #[must_use]
+    pub const fn base(&self) -> u64 {
+        self.base
     }
 
     /// How wide they are: `1 << shift` steps.
