@@ -14,8 +14,9 @@ mod files;
 use expman_model::{MetricSummary, Param, RunMeta, RunStatus, Value};
 
 use crate::catalog::{RunEntry, RunKind};
-use crate::error::{Result, StorageError};
+use crate::error::{At, Result, StorageError};
 use crate::layout::RunDir;
+use crate::pyramid::{self, Stamp};
 use crate::reader::{Filter, snapshot};
 use crate::rows::{Row, Rows};
 use crate::yaml;
@@ -71,6 +72,20 @@ pub fn each_row(
         .and_then(serde_json::Value::as_u64);
     let rank = rank.and_then(|r| u32::try_from(r).ok()).unwrap_or(0);
     files::read(&entry.dir, rank, filter, sink)
+}
+
+/// What the files with a run's rows are known by.
+///
+/// # Errors
+/// When the folder can't be listed.
+pub fn stamp(entry: &RunEntry) -> Result<Stamp> {
+    let mut found = Vec::new();
+    for path in files::all(&entry.dir)? {
+        found.push(pyramid::stamp(
+            &std::fs::symlink_metadata(&path).at("stat", &path)?,
+        ));
+    }
+    Ok(found)
 }
 
 /// Reads the record of such a run.

@@ -34,11 +34,7 @@ pub(super) fn read(
     sink: &mut dyn FnMut(&Row<'_>),
 ) -> Result<Vec<String>> {
     let segments = segments(dir)?;
-    let finished: Vec<PathBuf> = FINISHED
-        .iter()
-        .map(|name| dir.root().join(name))
-        .filter(|p| p.is_file())
-        .collect();
+    let finished = finished(dir);
     let mut reading = Reading {
         filter,
         rank,
@@ -64,6 +60,18 @@ pub(super) fn read(
         }
     }
     Ok(reading.problems)
+}
+
+/// Every file with rows.
+pub(super) fn all(dir: &RunDir) -> Result<Vec<PathBuf>> {
+    let mut all = finished(dir);
+    all.extend(segments(dir)?);
+    Ok(all)
+}
+
+fn finished(dir: &RunDir) -> Vec<PathBuf> {
+    let paths = FINISHED.iter().map(|name| dir.root().join(name));
+    paths.filter(|p| p.is_file()).collect()
 }
 
 /// The Arrow streams of a run that is not finished, in the order of their numbers.

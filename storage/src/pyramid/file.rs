@@ -262,7 +262,7 @@ impl SumFile {
         let mut found = (0, Vec::new());
         for (tier, (shift, place)) in stored.levels.iter().enumerate() {
             found = (*shift, self.level(tier, *shift, place, range)?);
-            if found.1.len() >= want {
+            if found.1.len() >= want || found.1.is_empty() {
                 break;
             }
         }

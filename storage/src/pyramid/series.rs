@@ -265,17 +265,23 @@ impl Series {
 
     /// Takes in buckets, at the wider one of both widths.
     pub fn merge_buckets(&mut self, shift: u32, buckets: &[Bucket]) {
+        if buckets.is_empty() {
+            return;
+        }
         if self.buckets.is_empty() {
             self.buckets = coarser(buckets, self.shift.saturating_sub(shift));
             self.shift = self.shift.max(shift);
             return;
         }
-        if buckets.is_empty() {
-            return;
-        }
         self.widen(shift);
         let other = coarser(buckets, self.shift - shift);
         self.buckets = merged(&self.buckets, &other);
+    }
+
+    /// Leaves only the buckets that overlap a range.
+    pub fn cut(&mut self, range: &RangeInclusive<i64>) {
+        let range = range.start() >> self.shift..=range.end() >> self.shift;
+        self.buckets.retain(|bucket| range.contains(&bucket.index));
     }
 
     /// The least width, as a power of two, that leaves at most `max` buckets.
@@ -307,6 +313,15 @@ impl Series {
     pub const fn shift(&self) -> u32 {
         self.shift
     }
+}
+
+/// A range widened to whole buckets of `1 << shift` steps.
+#[must_use]
+pub fn aligned(range: &RangeInclusive<i64>, shift: u32) -> RangeInclusive<i64> {
+    // At the greatest width there are two buckets: what is below zero, and the rest.
+    let below = i64::MAX.cast_unsigned() >> (63 - shift.min(63));
+    let below = below.cast_signed();
+    range.start() & !below..=range.end() | below
 }
 
 /// The least width that leaves at most `max` of these buckets, whose own is `shift`.
