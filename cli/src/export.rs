@@ -245,6 +245,7 @@ impl Args {
                 .then(|| self.keys.iter().cloned().collect::<HashSet<_>>()),
             ranks: (!self.rank.is_empty()).then(|| self.rank.iter().copied().collect()),
             since_step: self.since_step,
+            ..Filter::default()
         }
     }
 }

@@ -25,15 +25,18 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// # Errors
 /// When one of them is no origin.
 pub fn frame_ancestors(origins: &[String]) -> Result<String, ServeError> {
+    let named = |text: &str, more: &[u8]| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
+    };
     let good = |origin: &str| {
+        if let Some(scheme) = origin.strip_suffix(':') {
+            return named(scheme, b"-").then_some(());
+        }
         let (scheme, rest) = origin.split_once("://")?;
         let (host, port) = rest.rsplit_once(':').unwrap_or((rest, "*"));
-        let named = |text: &str, more: &[u8]| {
-            !text.is_empty()
-                && text
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
-        };
         let port = port == "*" || named(port, b"") && port.parse::<u16>().is_ok();
         (named(scheme, b"-") && named(host, b"-.*") && port).then_some(())
     };
@@ -378,11 +381,11 @@ mod tests {
     fn nothing_but_an_origin_gets_into_the_policy() {
         let good = [
             "http://localhost:*".to_owned(),
-            "vscode-webview://*".to_owned(),
+            "vscode-webview:".to_owned(),
         ];
         assert_eq!(
             frame_ancestors(&good).unwrap(),
-            " http://localhost:* vscode-webview://*"
+            " http://localhost:* vscode-webview:"
         );
         for bad in [
             "*",
@@ -391,6 +394,7 @@ mod tests {
             "localhost",
             "http://",
             "http://h:99999",
+            ":",
         ] {
             assert!(frame_ancestors(&[bad.to_owned()]).is_err(), "{bad}");
         }

@@ -183,6 +183,7 @@ async fn bad_edits_are_named_and_change_nothing() {
         (r#"{"tags": "a"}"#, "tags"),
         (r#"{"tags": ["\u0007"]}"#, "control"),
         (&long, "display_name"),
+        ("[null, null]", "object"),
         ("{", "JSON"),
         ("", "JSON"),
     ] {

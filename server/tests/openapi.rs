@@ -1,5 +1,4 @@
 //! The API's description, as it is kept in the tree and as it is answered.
-#![expect(clippy::unwrap_used, reason = "only tests come here")]
 
 mod common;
 

@@ -59,6 +59,8 @@ pub enum Code {
     Metrics,
     /// A segment can't be read.
     Segment,
+    /// A sum of rows, which charts are made from, is damaged or of no file.
+    Sum,
     /// Rows are missing between two files.
     RowsMissing,
     /// A commit log is damaged.

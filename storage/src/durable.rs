@@ -83,6 +83,13 @@ impl Prepared {
         })
     }
 
+    /// Puts it in its place, durable or not: for what can be made again.
+    pub(crate) fn place(mut self) -> Result<()> {
+        fs::rename(&self.tmp, &self.path).at("rename", &self.tmp)?;
+        self.tmp = PathBuf::new();
+        Ok(())
+    }
+
     /// Makes it durable and puts it in its place, unless the fence says that the place is another owner's.
     pub(crate) fn publish(mut self, fence: Option<&Fence>) -> Result<()> {
         sync_all(&self.file, &self.tmp)?;

@@ -10,6 +10,7 @@
 
 mod columnar;
 pub mod logs;
+pub mod stream;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};

@@ -129,6 +129,13 @@ impl RunDir {
             .join(format!("seg-{lo:016x}-{hi:016x}.parquet"))
     }
 
+    /// The sum of the rows `[lo, hi)`: of a segment, or of `metrics.parquet`.
+    #[must_use]
+    pub fn sum(&self, lo: u64, hi: u64) -> PathBuf {
+        self.hidden()
+            .join(format!("sum-{lo:016x}-{hi:016x}.pyramid"))
+    }
+
     /// Every commit log, in the order of its rows.
     ///
     /// # Errors
@@ -156,11 +163,24 @@ impl RunDir {
     /// # Errors
     /// When the folder can't be listed.
     pub fn segments(&self) -> Result<Vec<SegmentFile>> {
+        self.ranges("seg-", ".parquet")
+    }
+
+    /// Every sum of rows, in the order of its rows.
+    ///
+    /// # Errors
+    /// When the folder can't be listed.
+    pub fn sums(&self) -> Result<Vec<SegmentFile>> {
+        self.ranges("sum-", ".pyramid")
+    }
+
+    /// Files named by the rows `[lo, hi)` that they are about.
+    fn ranges(&self, prefix: &str, suffix: &str) -> Result<Vec<SegmentFile>> {
         let mut found = Vec::new();
         for (name, path) in self.hidden_names()? {
             let parts = name
-                .strip_prefix("seg-")
-                .and_then(|n| n.strip_suffix(".parquet"))
+                .strip_prefix(prefix)
+                .and_then(|n| n.strip_suffix(suffix))
                 .and_then(|n| n.split_once('-'));
             if let Some((lo, hi)) = parts
                 && let (Ok(lo), Ok(hi)) = (u64::from_str_radix(lo, 16), u64::from_str_radix(hi, 16))
@@ -223,6 +243,7 @@ mod tests {
             dir.wal(300, 2),
             dir.wal(20, 1),
             dir.segment(0, 20),
+            dir.sum(0, 20),
             dir.hidden().join("wal-zz.wal"),
             dir.hidden().join("x.tmp"),
         ] {
@@ -233,6 +254,7 @@ mod tests {
             [20, 300]
         );
         assert_eq!(dir.segments().unwrap()[0].hi, 20);
+        assert_eq!(dir.sums().unwrap()[0].path, dir.sum(0, 20));
         assert_eq!(dir.temporaries().unwrap().len(), 1);
         assert!(RunDir::under(tmp.path(), "e", "../r").is_err());
     }

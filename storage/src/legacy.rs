@@ -14,10 +14,11 @@ mod files;
 use expman_model::{MetricSummary, Param, RunMeta, RunStatus, Value};
 
 use crate::catalog::{RunEntry, RunKind};
-use crate::error::{Result, StorageError};
+use crate::error::{At, Result, StorageError};
 use crate::layout::RunDir;
+use crate::pyramid::{self, Stamp};
 use crate::reader::{Filter, snapshot};
-use crate::rows::Rows;
+use crate::rows::{Row, Rows};
 use crate::yaml;
 
 /// How often reading starts again when the run is finished, and its segments removed, under the reader.
@@ -44,19 +45,47 @@ pub fn read_rows(entry: &RunEntry, filter: &Filter) -> Result<RunRows> {
             problems: snapshot.problems,
         });
     }
+    let mut attempt = 1;
+    loop {
+        let mut rows = Rows::default();
+        match each_row(entry, filter, &mut |row| rows.push_row(row)) {
+            Err(e) if e.is_not_found() && attempt < ATTEMPTS => attempt += 1,
+            Err(e) => return Err(e),
+            Ok(problems) => return Ok(RunRows { rows, problems }),
+        }
+    }
+}
+
+/// Hands over the wanted rows of a run of expman-rs one after the other, and returns what was found damaged and left out.
+///
+/// # Errors
+/// When a file can't be read; files that were there may be gone when the run is finished meanwhile.
+pub fn each_row(
+    entry: &RunEntry,
+    filter: &Filter,
+    sink: &mut dyn FnMut(&Row<'_>),
+) -> Result<Vec<String>> {
     let rank = entry
         .meta
         .other
         .get("rank")
         .and_then(serde_json::Value::as_u64);
     let rank = rank.and_then(|r| u32::try_from(r).ok()).unwrap_or(0);
-    let mut attempt = 1;
-    loop {
-        match files::read(&entry.dir, rank, filter) {
-            Err(e) if e.is_not_found() && attempt < ATTEMPTS => attempt += 1,
-            done => return done,
-        }
+    files::read(&entry.dir, rank, filter, sink)
+}
+
+/// What the files with a run's rows are known by.
+///
+/// # Errors
+/// When the folder can't be listed.
+pub fn stamp(entry: &RunEntry) -> Result<Stamp> {
+    let mut found = Vec::new();
+    for path in files::all(&entry.dir)? {
+        found.push(pyramid::stamp(
+            &std::fs::symlink_metadata(&path).at("stat", &path)?,
+        ));
     }
+    Ok(found)
 }
 
 /// Reads the record of such a run.

@@ -1,25 +1,21 @@
 //! Reading a run's metric rows as they stand now: the published file, then segments, then commit logs.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Float64Type, Int8Type, Int32Type, Int64Type, TimestampMicrosecondType};
-use expman_model::record::ValueRef;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::file::statistics::Statistics;
+use arrow::array::RecordBatch;
 
 use crate::durable;
-use crate::error::{At, Result, StorageError};
-use crate::guard::guarded;
+use crate::error::{Result, StorageError};
 use crate::layout::{RunDir, SegmentFile};
 use crate::rows::{Row, Rows};
-use crate::segment::claimed_hi;
+use crate::scan::{self, Sealed};
 use crate::wal::{Frame, WalReader};
 
 /// How often a snapshot starts again when files move under it.
-const ATTEMPTS: u32 = 8;
+pub(crate) const ATTEMPTS: u32 = 8;
+/// How long it waits in between.
+pub(crate) const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// Which rows are wanted; the default is all of them.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +26,8 @@ pub struct Filter {
     pub ranks: Option<HashSet<u32>>,
     /// Only steps from here on; rows without a step are left out.
     pub since_step: Option<i64>,
+    /// Only steps up to here; rows without a step are left out.
+    pub until_step: Option<i64>,
 }
 
 impl Filter {
@@ -44,6 +42,15 @@ impl Filter {
             && self
                 .since_step
                 .is_none_or(|since| row.step.is_some_and(|step| step >= since))
+            && self
+                .until_step
+                .is_none_or(|until| row.step.is_some_and(|step| step <= until))
+    }
+
+    /// Whether steps matter.
+    #[must_use]
+    pub const fn has_steps(&self) -> bool {
+        self.since_step.is_some() || self.until_step.is_some()
     }
 }
 
@@ -60,54 +67,125 @@ pub struct Snapshot {
     pub problems: Vec<String>,
 }
 
+/// Whether a row is to be kept.
+pub(crate) type Keep<'a> = &'a dyn Fn(&Row<'_>) -> bool;
+
 /// Reads the rows of a run that may be growing.
 ///
 /// # Errors
 /// When a file can't be read or is damaged, or rows are missing between two files.
 pub fn snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
+    snapshot_where(dir, filter, &|_| true)
+}
+
+/// [`snapshot`] of the rows that `keep` admits, too; no others are held in memory.
+pub(crate) fn snapshot_where(dir: &RunDir, filter: &Filter, keep: Keep<'_>) -> Result<Snapshot> {
     let mut attempt = 1;
     loop {
-        match try_snapshot(dir, filter) {
+        match try_snapshot(dir, filter, keep) {
             Err(e)
                 if attempt < ATTEMPTS
                     && (e.is_not_found() || matches!(e, StorageError::MissingRows { .. })) =>
             {
                 attempt += 1;
-                std::thread::sleep(std::time::Duration::from_millis(5));
+                std::thread::sleep(PAUSE);
             }
             done => return done,
         }
     }
 }
 
-/// Rows only move from logs to segments to the published file, so the files are opened in this order: what moved
-/// meanwhile is found where it went, and what is open stays readable when it is removed.
-fn try_snapshot(dir: &RunDir, filter: &Filter) -> Result<Snapshot> {
-    let logs = open_logs(dir)?;
-    let mut segments = HashMap::new();
-    let known = dir.segments()?;
-    for segment in &known {
-        let file = durable::open_read(&segment.path)?;
-        segments.insert(&segment.path, file);
-    }
+fn try_snapshot(dir: &RunDir, filter: &Filter, keep: Keep<'_>) -> Result<Snapshot> {
     let mut rows = Rows::default();
-    let mut end =
-        read_parquet(&dir.metrics(), filter, &mut rows)?.ok_or_else(|| StorageError::NoRun {
-            path: dir.root().to_owned(),
-        })?;
-    for next in chain(&known, &mut end) {
-        if let Some(file) = segments.remove(&next.path) {
-            read_open_parquet(file, &next.path, filter, &mut rows)?;
+    let (total, log, problems) = Files::open(dir)?.each(filter, |row| {
+        if keep(row) {
+            rows.push_row(row);
         }
-    }
-    let mut problems = Vec::new();
-    let log = read_logs(dir, logs, &mut end, filter, &mut rows, &mut problems)?;
+    })?;
     Ok(Snapshot {
         rows,
-        total: end,
+        total,
         log,
         problems,
     })
+}
+
+/// The open files of a run at one moment, which stay readable whatever happens to their names.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) dir: RunDir,
+    /// The published rows, then those of segments that continue them.
+    pub(crate) sealed: Vec<Sealed>,
+    /// Commit logs, some of which may be older than what is sealed.
+    pub(crate) logs: Vec<(u64, WalReader)>,
+}
+
+impl Files {
+    /// Rows only move from logs to segments to the published file, so the files are opened in this order: what moved
+    /// meanwhile is found where it went, and what is open stays readable when it is removed.
+    pub(crate) fn open(dir: &RunDir) -> Result<Self> {
+        let logs = open_logs(dir)?;
+        let mut segments = HashMap::new();
+        let known = dir.segments()?;
+        for segment in &known {
+            segments.insert(&segment.path, durable::open_read(&segment.path)?);
+        }
+        let metrics = match Sealed::open(&dir.metrics()) {
+            Err(e) if e.is_not_found() => {
+                return Err(StorageError::NoRun {
+                    path: dir.root().to_owned(),
+                });
+            }
+            metrics => metrics?,
+        };
+        let mut end = metrics.hi;
+        let mut sealed = vec![metrics];
+        for next in chain(&known, &mut end) {
+            if let Some(file) = segments.remove(&next.path) {
+                sealed.push(Sealed::of(file, &next.path)?);
+            }
+        }
+        Ok(Self {
+            dir: dir.clone(),
+            sealed,
+            logs,
+        })
+    }
+
+    /// [`Files::open`], tried again while files move.
+    pub(crate) fn settled(dir: &RunDir) -> Result<Self> {
+        let mut attempt = 1;
+        loop {
+            match Self::open(dir) {
+                Err(e) if attempt < ATTEMPTS && e.is_not_found() => {
+                    attempt += 1;
+                    std::thread::sleep(PAUSE);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Hands over every wanted row, and returns how many the run has, the log that is being written, and what was
+    /// found damaged and left out.
+    pub(crate) fn each(
+        self,
+        filter: &Filter,
+        mut each: impl FnMut(&Row<'_>),
+    ) -> Result<(u64, Option<WalReader>, Vec<String>)> {
+        let mut end = 0;
+        for sealed in &self.sealed {
+            sealed.each(filter, &mut each)?;
+            end = sealed.hi;
+        }
+        let mut problems = Vec::new();
+        let mut batch = |rows: &Rows| {
+            let wanted = rows.iter().filter(|row| filter.admits(row));
+            wanted.for_each(|row| each(&row));
+        };
+        let log = read_logs(&self.dir, self.logs, &mut end, &mut problems, &mut batch)?;
+        Ok((end, log, problems))
+    }
 }
 
 /// Every row from `from` on, which is where the commit logs begin.
@@ -115,12 +193,13 @@ pub(crate) fn unsealed(dir: &RunDir, from: u64) -> Result<Rows> {
     let mut rows = Rows::default();
     let mut end = from;
     let logs = open_logs(dir)?;
-    let everything = Filter::default();
-    read_logs(dir, logs, &mut end, &everything, &mut rows, &mut Vec::new())?;
+    read_logs(dir, logs, &mut end, &mut Vec::new(), &mut |batch| {
+        rows.extend(batch);
+    })?;
     Ok(rows)
 }
 
-fn open_logs(dir: &RunDir) -> Result<Vec<(u64, WalReader)>> {
+pub(crate) fn open_logs(dir: &RunDir) -> Result<Vec<(u64, WalReader)>> {
     let logs = dir.wals()?;
     logs.into_iter()
         .map(|log| Ok((log.lo, WalReader::open(&log.path)?)))
@@ -128,13 +207,12 @@ fn open_logs(dir: &RunDir) -> Result<Vec<(u64, WalReader)>> {
 }
 
 /// Reads the logs that begin at `end` or behind it, and returns the last one.
-fn read_logs(
+pub(crate) fn read_logs(
     dir: &RunDir,
     mut logs: Vec<(u64, WalReader)>,
     end: &mut u64,
-    filter: &Filter,
-    rows: &mut Rows,
     problems: &mut Vec<String>,
+    each: &mut dyn FnMut(&Rows),
 ) -> Result<Option<WalReader>> {
     let sealed = *end;
     logs.retain(|(lo, _)| *lo >= sealed);
@@ -150,7 +228,7 @@ fn read_logs(
         }
         // A log that was given up may hold more than the next one begins behind: that is in the next one, too.
         let limit = starts.get(n + 1).map_or(u64::MAX, |next| next - lo);
-        *end += drain(&mut reader, filter, rows, problems, limit)?;
+        *end += drain(&mut reader, problems, limit, each)?;
         last = Some(reader);
     }
     Ok(last)
@@ -164,7 +242,7 @@ pub(crate) fn segment_chain(dir: &RunDir, end: &mut u64) -> Result<Vec<PathBuf>>
 }
 
 /// Segments that continue the rows up to `end`, the longest first where two start at one row.
-fn chain<'a>(segments: &'a [SegmentFile], end: &mut u64) -> Vec<&'a SegmentFile> {
+pub(crate) fn chain<'a>(segments: &'a [SegmentFile], end: &mut u64) -> Vec<&'a SegmentFile> {
     let mut found = Vec::new();
     while let Some(next) = segments
         .iter()
@@ -177,13 +255,12 @@ fn chain<'a>(segments: &'a [SegmentFile], end: &mut u64) -> Vec<&'a SegmentFile>
     found
 }
 
-/// Reads every whole frame that a log has now, as long as they hold at most `limit` rows, and returns how many.
+/// Hands over every whole frame that a log has now, as long as they hold at most `limit` rows, and returns how many.
 pub(crate) fn drain(
     reader: &mut WalReader,
-    filter: &Filter,
-    rows: &mut Rows,
     problems: &mut Vec<String>,
     limit: u64,
+    each: &mut dyn FnMut(&Rows),
 ) -> Result<u64> {
     let mut seen = 0;
     loop {
@@ -194,9 +271,7 @@ pub(crate) fn drain(
                     return Ok(seen);
                 }
                 seen += n;
-                for row in batch.rows.iter().filter(|row| filter.admits(row)) {
-                    rows.push_row(&row);
-                }
+                each(&batch.rows);
             }
             Ok(Frame::Header(_) | Frame::Writer(_)) => {}
             Err(crate::wal::Next::End) => return Ok(seen),
@@ -212,135 +287,16 @@ pub(crate) fn drain(
     }
 }
 
-/// Adds the wanted rows of a Parquet file and returns its `hi`; `None` when it is not there.
-pub(crate) fn read_parquet(path: &Path, filter: &Filter, rows: &mut Rows) -> Result<Option<u64>> {
-    let file = match durable::open_read(path) {
-        Err(e) if e.is_not_found() => return Ok(None),
-        file => file?,
-    };
-    read_open_parquet(file, path, filter, rows).map(Some)
-}
-
-fn read_open_parquet(file: File, path: &Path, filter: &Filter, rows: &mut Rows) -> Result<u64> {
-    let before = rows.len();
-    let read = guarded(path, || read_file(path, file, filter, rows));
-    if read.is_err() {
-        rows.truncate(before);
-    }
-    read
-}
-
-fn read_file(path: &Path, file: File, filter: &Filter, rows: &mut Rows) -> Result<u64> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
-    let hi = claimed_hi(builder.metadata());
-    let wanted = (0..builder.metadata().num_row_groups())
-        .filter(|&g| may_hold(builder.metadata().row_group(g), filter))
-        .collect();
-    for batch in builder
-        .with_row_groups(wanted)
-        .with_batch_size(8_192)
-        .build()
-        .at("read", path)?
-    {
-        let batch = batch.at("read", path)?;
-        add_batch(path, &batch, filter, rows)?;
-    }
-    hi.ok_or_else(|| StorageError::Damaged {
-        path: path.to_owned(),
-        offset: 0,
-        what: "its metadata lacks expman.hi".to_owned(),
-    })
-}
-
-/// Whether a row group's names can include a wanted one.
-fn may_hold(group: &parquet::file::metadata::RowGroupMetaData, filter: &Filter) -> bool {
-    let Some(keys) = &filter.keys else {
-        return true;
-    };
-    let Some(Statistics::ByteArray(stats)) = group.columns().first().and_then(|c| c.statistics())
-    else {
-        return true;
-    };
-    let (Some(min), Some(max)) = (stats.min_opt(), stats.max_opt()) else {
-        return true;
-    };
-    let exact = stats.max_is_exact();
-    keys.iter()
-        .any(|key| key.as_bytes() >= min.data() && (!exact || key.as_bytes() <= max.data()))
-}
-
-#[expect(
-    clippy::cast_sign_loss,
-    reason = "ranks, attempts and seqs were written from unsigned numbers"
-)]
+/// Adds the wanted rows of a batch.
 pub(crate) fn add_batch(
     path: &Path,
     batch: &RecordBatch,
     filter: &Filter,
     rows: &mut Rows,
 ) -> Result<()> {
-    let column = |name: &str| {
-        batch
-            .column_by_name(name)
-            .ok_or_else(|| StorageError::Damaged {
-                path: path.to_owned(),
-                offset: 0,
-                what: format!("it has no column {name:?}"),
-            })
-    };
-    let wrong = |name: &str| StorageError::Damaged {
-        path: path.to_owned(),
-        offset: 0,
-        what: format!("column {name:?} has another type"),
-    };
-    let key = column("key")?
-        .as_string_opt::<i32>()
-        .ok_or_else(|| wrong("key"))?;
-    let rank = column("rank")?
-        .as_primitive_opt::<Int32Type>()
-        .ok_or_else(|| wrong("rank"))?;
-    let step = column("step")?
-        .as_primitive_opt::<Int64Type>()
-        .ok_or_else(|| wrong("step"))?;
-    let timestamp = column("timestamp")?
-        .as_primitive_opt::<TimestampMicrosecondType>()
-        .ok_or_else(|| wrong("timestamp"))?;
-    let attempt = column("attempt")?
-        .as_primitive_opt::<Int32Type>()
-        .ok_or_else(|| wrong("attempt"))?;
-    let seq = column("seq")?
-        .as_primitive_opt::<Int64Type>()
-        .ok_or_else(|| wrong("seq"))?;
-    let kind = column("kind")?
-        .as_primitive_opt::<Int8Type>()
-        .ok_or_else(|| wrong("kind"))?;
-    let value = column("value")?
-        .as_primitive_opt::<Float64Type>()
-        .ok_or_else(|| wrong("value"))?;
-    let int = column("int_value")?
-        .as_primitive_opt::<Int64Type>()
-        .ok_or_else(|| wrong("int_value"))?;
-    let text = column("text")?
-        .as_string_opt::<i32>()
-        .ok_or_else(|| wrong("text"))?;
-    for i in 0..batch.num_rows() {
-        let row = Row {
-            key: key.value(i),
-            rank: rank.value(i) as u32,
-            step: step.is_valid(i).then(|| step.value(i)),
-            timestamp_us: timestamp.value(i),
-            attempt: attempt.value(i) as u32,
-            seq: seq.value(i) as u64,
-            value: match kind.value(i) {
-                0 => ValueRef::Float(value.value(i)),
-                1 => ValueRef::Int(int.value(i)),
-                2 => ValueRef::Bool(int.value(i) != 0),
-                _ => ValueRef::Text(text.value(i)),
-            },
-        };
-        if filter.admits(&row) {
-            rows.push_row(&row);
+    scan::each_row(path, batch, |row| {
+        if filter.admits(row) {
+            rows.push_row(row);
         }
-    }
-    Ok(())
+    })
 }

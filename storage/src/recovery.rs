@@ -16,6 +16,7 @@ use crate::error::{At, Result, StorageError};
 use crate::events::EventLog;
 use crate::layout::RunDir;
 use crate::lock::OwnerLock;
+use crate::pyramid::Upkeep;
 use crate::reader::segment_chain;
 use crate::rows::Rows;
 use crate::run_writer::{Chores, Log, RunWriter, header};
@@ -86,8 +87,13 @@ impl RunWriter {
             .at("stat", &dir.metrics())?
             .len();
         let hi = lo + rows.len() as u64;
+        let mut sums = Upkeep::new(dir.clone(), fence.clone());
+        sums.prune(published)?;
         if hi > lo {
-            segment::prepare_sorted(&dir.segment(lo, hi), &rows, hi)?.publish(Some(&fence))?;
+            let order = rows.sorted();
+            sums.seal(&rows, &order, lo, hi);
+            segment::prepare_in_order(&dir.segment(lo, hi), &rows, &order, hi)?
+                .publish(Some(&fence))?;
             rows = Rows {
                 keys: std::mem::take(&mut rows.keys),
                 ..Rows::default()

@@ -114,6 +114,12 @@ impl Rows {
         self.key.is_empty()
     }
 
+    /// Whether some row has no step.
+    #[must_use]
+    pub fn has_stepless(&self) -> bool {
+        self.has_step.contains(&false)
+    }
+
     /// Adds a row whose name was interned in `self.keys`.
     #[expect(
         clippy::cast_possible_wrap,

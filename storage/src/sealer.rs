@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::error::{At, Result, StorageError};
 use crate::layout::RunDir;
 use crate::lock::Fence;
+use crate::pyramid::Upkeep;
 use crate::reader::segment_chain;
 use crate::rows::Rows;
 use crate::{durable, segment};
@@ -80,6 +81,7 @@ impl Sealer {
         let root = dir.root().to_owned();
         let shared = Arc::new(Shared::default());
         let worker = Worker {
+            sums: Upkeep::new(dir.clone(), fence.clone()),
             dir,
             fence,
             shared: Arc::clone(&shared),
@@ -172,6 +174,7 @@ impl Drop for Sealer {
 
 struct Worker {
     dir: RunDir,
+    sums: Upkeep,
     fence: Fence,
     shared: Arc<Shared>,
     /// A segment is missing, so none behind it may be made: they must follow each other without a gap.
@@ -183,7 +186,11 @@ impl Worker {
         for job in todo {
             let done = match job {
                 Job::Seal { rows, lo, hi, logs } => {
-                    let sealed = self.until(|| self.seal(&rows, lo, hi, &logs));
+                    let order = rows.sorted();
+                    if hi > lo && !self.broken {
+                        self.sums.seal(&rows, &order, lo, hi);
+                    }
+                    let sealed = self.until(|| self.seal(&rows, &order, lo, hi, &logs));
                     self.broken |= sealed.is_err();
                     Done::Sealed(sealed)
                 }
@@ -223,7 +230,7 @@ impl Worker {
         }
     }
 
-    fn seal(&self, rows: &Rows, lo: u64, hi: u64, logs: &[PathBuf]) -> Result<()> {
+    fn seal(&self, rows: &Rows, order: &[u32], lo: u64, hi: u64, logs: &[PathBuf]) -> Result<()> {
         if self.broken {
             return Err(StorageError::MissingRows {
                 path: self.dir.root().to_owned(),
@@ -232,7 +239,7 @@ impl Worker {
             });
         }
         if hi > lo {
-            segment::prepare_sorted(&self.dir.segment(lo, hi), rows, hi)?
+            segment::prepare_in_order(&self.dir.segment(lo, hi), rows, order, hi)?
                 .publish(Some(&self.fence))?;
         }
         self.fence.check()?;
@@ -250,10 +257,13 @@ impl Worker {
             let sources: Vec<_> = std::iter::once(metrics.as_path())
                 .chain(chain.iter().map(PathBuf::as_path))
                 .collect();
-            segment::prepare_spliced(&metrics, &sources, hi)?.publish(Some(&self.fence))?;
+            let next = segment::prepare_spliced(&metrics, &sources, hi)?;
+            self.sums.publish(hi);
+            next.publish(Some(&self.fence))?;
             for path in &chain {
                 remove(path)?;
             }
+            self.sums.prune(hi)?;
         }
         let bytes = std::fs::metadata(&metrics).at("stat", &metrics)?.len();
         Ok((hi, bytes))

@@ -62,6 +62,16 @@ pub fn write_sorted(path: &Path, rows: &Rows, hi: u64) -> Result<()> {
 
 /// [`write_sorted`], up to the moment when it gets its name.
 pub(crate) fn prepare_sorted(path: &Path, rows: &Rows, hi: u64) -> Result<Prepared> {
+    prepare_in_order(path, rows, &rows.sorted(), hi)
+}
+
+/// [`prepare_sorted`] for who has sorted them.
+pub(crate) fn prepare_in_order(
+    path: &Path,
+    rows: &Rows,
+    order: &[u32],
+    hi: u64,
+) -> Result<Prepared> {
     let mut next = Prepared::new(path)?;
     let tmp = next.tmp.clone();
     let options = ArrowWriterOptions::new()
@@ -69,7 +79,7 @@ pub(crate) fn prepare_sorted(path: &Path, rows: &Rows, hi: u64) -> Result<Prepar
         .with_skip_arrow_metadata(true);
     let mut writer =
         ArrowWriter::try_new_with_options(&mut next.file, schema(), options).at("encode", &tmp)?;
-    for chunk in rows.sorted().chunks(CHUNK_ROWS) {
+    for chunk in order.chunks(CHUNK_ROWS) {
         let batch = rows.batch(chunk).at("encode", &tmp)?;
         writer.write(&batch).at("encode", &tmp)?;
     }

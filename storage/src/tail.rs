@@ -9,7 +9,7 @@ pub use self::merged::{Choice, LogLines};
 pub use self::text::TextTail;
 use crate::error::Result;
 use crate::layout::RunDir;
-use crate::reader::{Filter, drain, snapshot};
+use crate::reader::{Filter, drain, snapshot_where};
 use crate::rows::Rows;
 use crate::wal::WalReader;
 
@@ -38,6 +38,22 @@ impl Tail {
         }
     }
 
+    /// A tail that stands behind row `end`, in a log if the run has one; `seen` is the last number of each
+    /// (rank, attempt) in front of there.
+    pub(crate) fn behind(
+        dir: RunDir,
+        end: u64,
+        log: Option<WalReader>,
+        seen: HashMap<(u32, u32), u64>,
+    ) -> Self {
+        Self {
+            log,
+            end,
+            seen,
+            ..Self::new(dir)
+        }
+    }
+
     /// How many rows the run had at the last poll.
     #[must_use]
     pub const fn end(&self) -> u64 {
@@ -57,7 +73,7 @@ impl Tail {
             Ok(()) => Ok(rows),
             Err(e) => {
                 // The next call reads the run again, and leaves out what is kept here.
-                self.note(&rows);
+                note(&mut self.seen, &rows);
                 self.kept = rows;
                 self.log = None;
                 Err(e)
@@ -66,16 +82,18 @@ impl Tail {
     }
 
     fn poll_into(&mut self, rows: &mut Rows) -> Result<()> {
-        let everything = Filter::default();
+        let mut problems = Vec::new();
         while let Some(log) = &mut self.log {
-            self.end += drain(log, &everything, rows, &mut Vec::new(), u64::MAX)?;
+            let mut add = |new: &Rows| rows.extend(new);
+            self.end += drain(log, &mut problems, u64::MAX, &mut add)?;
             let at = log.path().to_owned();
             let next = self.dir.wals()?.into_iter().find(|w| w.path > at);
             match next {
                 Some(next) if next.lo == self.end => match WalReader::open(&next.path) {
                     Ok(reader) => {
                         // What the old log got between the drain above and the new log's birth.
-                        self.end += drain(log, &everything, rows, &mut Vec::new(), u64::MAX)?;
+                        let mut add = |new: &Rows| rows.extend(new);
+                        self.end += drain(log, &mut problems, u64::MAX, &mut add)?;
                         self.log = (self.end == next.lo).then_some(reader);
                     }
                     Err(e) if e.is_not_found() => self.log = None,
@@ -84,42 +102,36 @@ impl Tail {
                 // The old log was given up, and what it has behind that row stands in the new one, too.
                 Some(next) if next.lo < self.end => self.log = None,
                 _ if at.exists() => {
-                    self.note(rows);
+                    note(&mut self.seen, rows);
                     return Ok(());
                 }
                 _ => self.log = None,
             }
         }
-        self.note(rows);
+        note(&mut self.seen, rows);
         if self.end > 0
             && self.dir.wals()?.is_empty()
             && crate::segment::read_hi(&self.dir.metrics()).is_ok_and(|hi| hi == self.end)
         {
             return Ok(());
         }
-        let fresh = snapshot(&self.dir, &everything)?;
-        let new: Vec<_> = fresh
-            .rows
-            .iter()
-            .filter(|r| {
-                self.seen
-                    .get(&(r.rank, r.attempt))
-                    .is_none_or(|&seq| r.seq > seq)
-            })
-            .collect();
-        for row in &new {
-            rows.push_row(row);
-        }
+        let seen = &self.seen;
+        let fresh = snapshot_where(&self.dir, &Filter::default(), &|row| {
+            seen.get(&(row.rank, row.attempt))
+                .is_none_or(|&seq| row.seq > seq)
+        })?;
+        rows.extend(&fresh.rows);
         self.end = fresh.total;
         self.log = fresh.log;
-        self.note(rows);
+        note(&mut self.seen, rows);
         Ok(())
     }
+}
 
-    fn note(&mut self, rows: &Rows) {
-        for row in rows.iter() {
-            let seq = self.seen.entry((row.rank, row.attempt)).or_default();
-            *seq = row.seq.max(*seq);
-        }
+/// Notes the last number of each (rank, attempt).
+pub(crate) fn note(seen: &mut HashMap<(u32, u32), u64>, rows: &Rows) {
+    for row in rows.iter() {
+        let seq = seen.entry((row.rank, row.attempt)).or_default();
+        *seq = row.seq.max(*seq);
     }
 }

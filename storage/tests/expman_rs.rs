@@ -142,6 +142,7 @@ fn filters_apply() {
         keys: Some(HashSet::from(["acc".to_owned()])),
         ranks: None,
         since_step: Some(5),
+        ..Filter::default()
     };
     for run in ["v1_3_0/done", "v1_3_0/killed"] {
         let rows = read(&data().join(run), &filter).rows;

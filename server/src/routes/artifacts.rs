@@ -53,7 +53,7 @@ pub async fn list(
     path = "/runs/{key}/artifacts/{artifact}/content",
     tag = "artifacts",
     params(("key" = String, Path, description = "The run's key, from the list of runs"), ("artifact" = String, Path, description = "The file's key, from the list of artifacts"), ("range" = Option<String>, Header, description = "`bytes=FROM-TO`")),
-    responses((status = 200, description = "All of it", content_type = "application/octet-stream", body = Vec<u8>), (status = 206, description = "The range that was asked for", content_type = "application/octet-stream", body = Vec<u8>), (status = 416, description = "There is no such range"))
+    responses((status = 200, description = "All of it", content_type = "*/*", body = Vec<u8>), (status = 206, description = "The range that was asked for", content_type = "application/octet-stream", body = Vec<u8>), (status = 416, description = "There is no such range"))
 )]
 pub async fn content(
     State(state): State<AppState>,
@@ -77,7 +77,7 @@ pub async fn content(
     path = "/runs/{key}/artifacts/{artifact}/inline",
     tag = "artifacts",
     params(("key" = String, Path, description = "The run's key, from the list of runs"), ("artifact" = String, Path, description = "The file's key, from the list of artifacts"), ("range" = Option<String>, Header, description = "`bytes=FROM-TO`")),
-    responses((status = 200, description = "All of it", content_type = "application/octet-stream", body = Vec<u8>), (status = 206, description = "The range that was asked for", content_type = "application/octet-stream", body = Vec<u8>), (status = 416, description = "There is no such range"))
+    responses((status = 200, description = "All of it", content_type = "*/*", body = Vec<u8>), (status = 206, description = "The range that was asked for", content_type = "application/octet-stream", body = Vec<u8>), (status = 416, description = "There is no such range"))
 )]
 pub async fn inline(
     State(state): State<AppState>,
@@ -171,7 +171,9 @@ fn tag(file: &File) -> HeaderValue {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PreviewParams {
+    /// Bytes of a text, or of a table in text, that are looked at.
     max_bytes: Option<u64>,
+    /// Rows of a table.
     max_rows: Option<usize>,
 }
 

@@ -40,7 +40,7 @@ pub struct EditBody {
 pub async fn run(
     State(state): State<AppState>,
     Path(key): Path<String>,
-    body: Result<Json<Edit>, JsonRejection>,
+    body: Result<Json<Json_>, JsonRejection>,
 ) -> Result<Json<Json_>> {
     let edit = checked(&state, body)?;
     let run = state.index.run(&key).await?;
@@ -74,7 +74,7 @@ pub async fn run(
 pub async fn experiment(
     State(state): State<AppState>,
     Path(name): Path<String>,
-    body: Result<Json<Edit>, JsonRejection>,
+    body: Result<Json<Json_>, JsonRejection>,
 ) -> Result<Response> {
     let edit = checked(&state, body)?;
     // Looked up among those that there are, never joined into a path.
@@ -92,12 +92,17 @@ pub async fn experiment(
     Ok(Json(json!({ "name": known.name, "meta": meta })).into_response())
 }
 
-fn checked(state: &AppState, body: Result<Json<Edit>, JsonRejection>) -> Result<Edit> {
+fn checked(state: &AppState, body: Result<Json<Json_>, JsonRejection>) -> Result<Edit> {
     if state.config.read_only {
         return Err(ServeError::ReadOnly);
     }
     let bad = |what: String| ServeError::BadRequest { what };
-    let Json(edit) = body.map_err(|e| bad(e.body_text()))?;
+    let Json(body) = body.map_err(|e| bad(e.body_text()))?;
+    // A list would be read as the fields in their order.
+    if !body.is_object() {
+        return Err(bad("the body is no JSON object".to_owned()));
+    }
+    let edit = serde_json::from_value::<Edit>(body).map_err(|e| bad(e.to_string()))?;
     edit.check().map_err(bad)?;
     Ok(edit)
 }

@@ -45,6 +45,7 @@ impl LogFile {
 pub struct LogParams {
     /// `run` for messages, `console` for captured output.
     #[serde(default)]
+    #[param(inline)]
     file: LogFile,
     /// Ranks, such as `3` or `0,4-7`.
     rank: Option<String>,

@@ -50,6 +50,7 @@ impl MetricParams {
                 .map(|list| names(list).into_iter().collect()),
             ranks: self.rank.as_deref().map(ranks).transpose()?,
             since_step: self.since_step,
+            ..Filter::default()
         })
     }
 }

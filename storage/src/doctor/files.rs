@@ -10,6 +10,8 @@ use super::look::Look;
 use super::{Code, Severity};
 use crate::artifact;
 use crate::layout::names;
+use crate::pyramid::{self, SumFile};
+use crate::segment;
 use crate::text::{LogKind, pieces};
 
 /// Files that are named one by one.
@@ -64,6 +66,28 @@ impl Look<'_> {
             let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
             let what = format!("{}: {bytes} bytes of a dead process wait", path.display());
             self.add(Severity::Warning, Code::Spool, path, what, true);
+        }
+    }
+
+    /// Sums are derived from rows: one that is damaged is made anew, or removed.
+    pub(super) fn sums(&mut self) {
+        let Ok(hi) = segment::read_hi(&self.dir.metrics()) else {
+            return; // which is told of
+        };
+        let strays = pyramid::strays(self.dir, hi).unwrap_or_default();
+        for sum in self.dir.sums().unwrap_or_default() {
+            let what = if strays.contains(&sum.path) {
+                format!(
+                    "{} is the sum of rows that have no file",
+                    sum.path.display()
+                )
+            } else {
+                match SumFile::open(&sum.path).and_then(|sum| sum.check()) {
+                    Ok(()) => continue,
+                    Err(e) => e.to_string(),
+                }
+            };
+            self.add(Severity::Warning, Code::Sum, sum.path, what, true);
         }
     }
 

@@ -75,6 +75,7 @@ impl<'a> Look<'a> {
         let events = look.events();
         look.params(&events);
         let census = look.rows(&events);
+        look.sums();
         look.spool();
         look.texts();
         look.temporaries();

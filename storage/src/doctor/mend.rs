@@ -13,6 +13,7 @@ use crate::catalog::{ExperimentMeta, RunEntry};
 use crate::error::{At, Result, StorageError};
 use crate::layout::RunDir;
 use crate::lock::OwnerLock;
+use crate::pyramid;
 use crate::rows::Rows;
 use crate::sealer::remove;
 use crate::spool::SpoolReader;
@@ -87,6 +88,7 @@ fn file(run: &RunEntry, found: &Finding, lock: &OwnerLock) -> Result<()> {
         },
         Code::Events => mend_events(&dir.events()),
         Code::Temporary => remove(&found.path),
+        Code::Sum => pyramid::mend(dir, &found.path, lock.fence()),
         Code::TextPlain => text::pack_plain(dir, &lock.fence()),
         Code::Counts => recount(dir),
         _ => Ok(()),

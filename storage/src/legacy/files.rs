@@ -14,32 +14,34 @@ use expman_model::record::ValueRef;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::RunRows;
 use crate::durable;
 use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
 use crate::layout::{RunDir, names};
-use crate::reader::{self, Filter};
+use crate::reader::Filter;
 use crate::rows::Row;
+use crate::scan::Sealed;
 use crate::segment::claimed_hi;
 
 /// Files of finished rows, oldest layout first.
 const FINISHED: [&str; 2] = ["metrics.parquet", "vectors.parquet"];
 
 /// Reads finished files, then segments.
-pub(super) fn read(dir: &RunDir, rank: u32, filter: &Filter) -> Result<RunRows> {
+pub(super) fn read(
+    dir: &RunDir,
+    rank: u32,
+    filter: &Filter,
+    sink: &mut dyn FnMut(&Row<'_>),
+) -> Result<Vec<String>> {
     let segments = segments(dir)?;
-    let finished: Vec<PathBuf> = FINISHED
-        .iter()
-        .map(|name| dir.root().join(name))
-        .filter(|p| p.is_file())
-        .collect();
+    let finished = finished(dir);
     let mut reading = Reading {
         filter,
         rank,
         seq: 0,
         finished: (!segments.is_empty()).then(HashSet::new),
-        out: RunRows::default(),
+        sink,
+        problems: Vec::new(),
     };
     for path in &finished {
         guarded(path, || read_parquet(path, &mut reading))?;
@@ -51,14 +53,25 @@ pub(super) fn read(dir: &RunDir, rank: u32, filter: &Filter) -> Result<RunRows> 
         match guarded(path, || read_segment(path, n == last, &seen, &mut reading)) {
             Err(StorageError::Damaged { what, .. }) => {
                 reading
-                    .out
                     .problems
                     .push(format!("{} is damaged: {what}", path.display()));
             }
             done => done?,
         }
     }
-    Ok(reading.out)
+    Ok(reading.problems)
+}
+
+/// Every file with rows.
+pub(super) fn all(dir: &RunDir) -> Result<Vec<PathBuf>> {
+    let mut all = finished(dir);
+    all.extend(segments(dir)?);
+    Ok(all)
+}
+
+fn finished(dir: &RunDir) -> Vec<PathBuf> {
+    let paths = FINISHED.iter().map(|name| dir.root().join(name));
+    paths.filter(|p| p.is_file()).collect()
 }
 
 /// The Arrow streams of a run that is not finished, in the order of their numbers.
@@ -80,7 +93,7 @@ fn read_parquet(path: &Path, reading: &mut Reading<'_>) -> Result<()> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
     if claimed_hi(builder.metadata()).is_some() {
         // One of ours, whose folder was copied without its machinery.
-        return reader::read_parquet(path, reading.filter, &mut reading.out.rows).map(drop);
+        return Sealed::open(path)?.each(reading.filter, &mut reading.sink);
     }
     let fields = builder.schema().fields();
     let wanted: Vec<usize> = (0..fields.len())
@@ -132,7 +145,8 @@ struct Reading<'a> {
     seq: u64,
     /// The rows of finished files, when they must be told from those of segments.
     finished: Option<HashSet<Call>>,
-    out: RunRows,
+    sink: &'a mut dyn FnMut(&Row<'_>),
+    problems: Vec<String>,
 }
 
 /// The part a column plays.
@@ -241,7 +255,7 @@ impl Reading<'_> {
                     value,
                 };
                 if self.filter.admits(&row) {
-                    self.out.rows.push_row(&row);
+                    (self.sink)(&row);
                 }
             }
         }
@@ -254,8 +268,8 @@ impl Reading<'_> {
             "column {name:?} of {} has the type {data_type} and was left out",
             path.display()
         );
-        if !self.out.problems.contains(&problem) {
-            self.out.problems.push(problem);
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
         }
     }
 }

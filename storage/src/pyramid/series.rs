@@ -63,7 +63,7 @@ impl Bucket {
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
         self.sum += other.sum;
-        self.n += other.n;
+        self.n = self.n.saturating_add(other.n);
         if other.at >= self.at {
             (self.last, self.at) = (other.last, other.at);
         }
@@ -106,10 +106,10 @@ pub struct Totals {
 impl Totals {
     /// Takes in the totals of other points of the same series.
     pub fn merge(&mut self, other: &Self) {
-        self.points += other.points;
-        self.stepless += other.stepless;
-        self.non_finite += other.non_finite;
-        self.texts += other.texts;
+        self.points = self.points.saturating_add(other.points);
+        self.stepless = self.stepless.saturating_add(other.stepless);
+        self.non_finite = self.non_finite.saturating_add(other.non_finite);
+        self.texts = self.texts.saturating_add(other.texts);
         self.first_step = least(self.first_step, other.first_step);
         self.last_step = self.last_step.max(other.last_step);
         self.first_us = least(self.first_us, other.first_us);
@@ -181,7 +181,7 @@ impl Series {
     /// [`Series::push`], where only points within a range of steps get into buckets.
     pub fn push_within(&mut self, row: &Row<'_>, range: &RangeInclusive<i64>, max: usize) {
         let totals = &mut self.totals;
-        let ordinal = i64::try_from(self.base + totals.stepless).unwrap_or(i64::MAX);
+        let ordinal = i64::try_from(self.base.saturating_add(totals.stepless)).unwrap_or(i64::MAX);
         let at = Moment::of(row);
         totals.points += 1;
         totals.first_us = least(totals.first_us, Some(row.timestamp_us));
@@ -265,17 +265,23 @@ impl Series {
 
     /// Takes in buckets, at the wider one of both widths.
     pub fn merge_buckets(&mut self, shift: u32, buckets: &[Bucket]) {
+        if buckets.is_empty() {
+            return;
+        }
         if self.buckets.is_empty() {
             self.buckets = coarser(buckets, self.shift.saturating_sub(shift));
             self.shift = self.shift.max(shift);
             return;
         }
-        if buckets.is_empty() {
-            return;
-        }
         self.widen(shift);
         let other = coarser(buckets, self.shift - shift);
         self.buckets = merged(&self.buckets, &other);
+    }
+
+    /// Leaves only the buckets that overlap a range.
+    pub fn cut(&mut self, range: &RangeInclusive<i64>) {
+        let range = range.start() >> self.shift..=range.end() >> self.shift;
+        self.buckets.retain(|bucket| range.contains(&bucket.index));
     }
 
     /// The least width, as a power of two, that leaves at most `max` buckets.
@@ -296,11 +302,26 @@ impl Series {
         &self.buckets
     }
 
+    /// Points without a step in front of these.
+    #[must_use]
+    pub const fn base(&self) -> u64 {
+        self.base
+    }
+
     /// How wide they are: `1 << shift` steps.
     #[must_use]
     pub const fn shift(&self) -> u32 {
         self.shift
     }
+}
+
+/// A range widened to whole buckets of `1 << shift` steps.
+#[must_use]
+pub fn aligned(range: &RangeInclusive<i64>, shift: u32) -> RangeInclusive<i64> {
+    // At the greatest width there are two buckets: what is below zero, and the rest.
+    let below = i64::MAX.cast_unsigned() >> (63 - shift.min(63));
+    let below = below.cast_signed();
+    range.start() & !below..=range.end() | below
 }
 
 /// The least width that leaves at most `max` of these buckets, whose own is `shift`.

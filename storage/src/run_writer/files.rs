@@ -12,6 +12,7 @@ use expman_model::{RankState, RunStatus};
 
 use super::{LiveWriter, PUBLISH_AFTER, RunWriter, SAVE_EVERY};
 use crate::error::{Result, StorageError};
+use crate::pyramid::Upkeep;
 use crate::reader::{Filter, segment_chain, snapshot, unsealed};
 use crate::rows::Rows;
 use crate::sealer::{Done, Job, remove};
@@ -327,8 +328,10 @@ impl RunWriter {
                 &read
             };
             self.all_there(rows.len() as u64, total)?;
-            segment::prepare_sorted(&self.dir.metrics(), rows, total)?
-                .publish(Some(&self.fence))?;
+            let order = rows.sorted();
+            let next = segment::prepare_in_order(&self.dir.metrics(), rows, &order, total)?;
+            Upkeep::new(self.dir.clone(), self.fence.clone()).seal(rows, &order, 0, total);
+            next.publish(Some(&self.fence))?;
             self.merged = true;
         }
         // Who reads that the run has ended finds its rows where they stay.
@@ -342,6 +345,7 @@ impl RunWriter {
         for seg in self.dir.segments()? {
             remove(&seg.path)?;
         }
+        Upkeep::new(self.dir.clone(), self.fence.clone()).prune(total)?;
         durable::sync_dir(&self.dir.hidden())?;
         self.finish_packing();
         Ok(())
@@ -350,13 +354,16 @@ impl RunWriter {
     /// Brings what is not published yet behind the published rows, without sorting those again.
     fn append_published(&mut self, total: u64) -> Result<()> {
         let metrics = self.dir.metrics();
+        let mut sums = Upkeep::new(self.dir.clone(), self.fence.clone());
         let mut hi = segment::read_hi(&metrics)?;
         let mut chain = segment_chain(&self.dir, &mut hi)?;
         if hi < total {
             let rows = unsealed(&self.dir, hi)?;
             self.all_there(hi + rows.len() as u64, total)?;
             let path = self.dir.segment(hi, total);
-            segment::prepare_sorted(&path, &rows, total)?.publish(Some(&self.fence))?;
+            let order = rows.sorted();
+            sums.seal(&rows, &order, hi, total);
+            segment::prepare_in_order(&path, &rows, &order, total)?.publish(Some(&self.fence))?;
             chain.push(path);
             hi = total;
         }
@@ -364,7 +371,9 @@ impl RunWriter {
             let sources: Vec<_> = std::iter::once(metrics.as_path())
                 .chain(chain.iter().map(std::path::PathBuf::as_path))
                 .collect();
-            segment::prepare_spliced(&metrics, &sources, hi)?.publish(Some(&self.fence))?;
+            let next = segment::prepare_spliced(&metrics, &sources, hi)?;
+            sums.publish(hi);
+            next.publish(Some(&self.fence))?;
         }
         Ok(())
     }

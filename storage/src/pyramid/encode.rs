@@ -1,0 +1,143 @@
+//! The bytes of a sum's file; see [`super::file`] for what stands where.
+
+use expman_model::Value;
+
+use super::columns::{put, put_buckets, put_delta};
+use super::file::{CHUNK_BUCKETS, CHUNK_BYTES, Chunk, HEAD_AT, MAGIC};
+use super::series::{Bucket, Moment, Series, Totals, coarser};
+use super::sum::Sum;
+
+/// A level with more buckets has a coarser one above it.
+const TOP_BUCKETS: usize = 2048;
+/// Each level is so many powers of two finer than the one above it.
+const FAN_OUT_SHIFT: u32 = 2;
+const ZSTD_LEVEL: i32 = 3;
+
+/// The bytes of a sum's file.
+///
+/// # Errors
+/// When zstd fails.
+pub fn encode(sum: &Sum) -> std::io::Result<Vec<u8>> {
+    let mut tiers: Vec<Vec<Bucket>> = Vec::new();
+    let mut levels: Vec<Vec<(u32, usize)>> = Vec::new();
+    for (_, _, series) in sum.iter() {
+        let mut own = vec![(series.shift(), series.buckets().to_vec())];
+        while let Some((shift, finer)) = own.last().filter(|(_, b)| b.len() > TOP_BUCKETS) {
+            let level = (shift + FAN_OUT_SHIFT, coarser(finer, FAN_OUT_SHIFT));
+            // Steps so far apart that wider buckets are not fewer.
+            if level.0 > 62 || level.1.len() * 2 > finer.len() {
+                break;
+            }
+            own.push(level);
+        }
+        own.reverse();
+        levels.push(own.iter().map(|(shift, b)| (*shift, b.len())).collect());
+        for (tier, (_, buckets)) in own.into_iter().enumerate() {
+            if tiers.len() == tier {
+                tiers.push(Vec::new());
+            }
+            tiers[tier].extend(buckets);
+        }
+    }
+    let mut body = Vec::new();
+    let mut chunks = Vec::new();
+    for tier in &tiers {
+        let mut own = Vec::new();
+        for buckets in tier.chunks(CHUNK_BUCKETS) {
+            let mut plain = Vec::with_capacity(CHUNK_BYTES);
+            put_buckets(&mut plain, buckets);
+            let packed = zstd::bulk::compress(&plain, ZSTD_LEVEL)?;
+            own.push(Chunk {
+                first: buckets[0].index,
+                at: body.len() as u64,
+                len: u32::try_from(packed.len()).unwrap_or(u32::MAX),
+                crc: crc32c::crc32c(&packed),
+            });
+            body.extend(packed);
+        }
+        chunks.push(own);
+    }
+    let head = head(sum, &levels, &chunks);
+    let packed = zstd::bulk::compress(&head, ZSTD_LEVEL)?;
+    let mut out = Vec::with_capacity(HEAD_AT + packed.len() + body.len());
+    out.extend_from_slice(MAGIC);
+    for word in [packed.len(), head.len()] {
+        let word = u32::try_from(word).map_err(std::io::Error::other)?;
+        out.extend_from_slice(&word.to_le_bytes());
+    }
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&out), &packed);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend(packed);
+    out.extend(body);
+    Ok(out)
+}
+
+fn head(sum: &Sum, levels: &[Vec<(u32, usize)>], tiers: &[Vec<Chunk>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let all: Vec<(&str, u32, &Series)> = sum.iter().map(|(k, r, s)| (&**k, r, s)).collect();
+    let totals = || all.iter().map(|(_, _, s)| &s.totals);
+    for number in [sum.lo, sum.hi, sum.marks.len() as u64, all.len() as u64] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    put(&mut out, sum.marks.keys().map(|(rank, _)| u64::from(*rank)));
+    put(&mut out, sum.marks.keys().map(|(_, a)| u64::from(*a)));
+    put(&mut out, sum.marks.values().copied());
+    put(&mut out, all.iter().map(|(key, _, _)| key.len() as u64));
+    put(&mut out, all.iter().map(|(_, rank, _)| u64::from(*rank)));
+    put(&mut out, totals().map(|t| t.points));
+    put(&mut out, totals().map(|t| t.stepless));
+    put(&mut out, all.iter().map(|(_, _, s)| s.base()));
+    put(&mut out, totals().map(|t| t.non_finite));
+    put(&mut out, totals().map(|t| t.texts));
+    let steps: [fn(&Totals) -> Option<i64>; 3] =
+        [|t| t.first_step, |t| t.last_step, |t| t.first_us];
+    for step in steps {
+        put(&mut out, totals().map(|t| u64::from(step(t).is_some())));
+        put_delta(
+            &mut out,
+            totals().map(|t| step(t).unwrap_or(0).cast_unsigned()),
+        );
+    }
+    let last = |t: &Totals| match t.last {
+        Some((Value::Float(x), at)) => (1, x.to_bits(), at),
+        Some((Value::Int(i), at)) => (2, i.cast_unsigned(), at),
+        Some((Value::Bool(b), at)) => (3, u64::from(b), at),
+        Some((Value::Text(_), _)) | None => (0, 0, Moment::default()),
+    };
+    put(&mut out, totals().map(|t| last(t).0));
+    put(&mut out, totals().map(|t| last(t).1));
+    put_moments(&mut out, totals().map(|t| last(t).2));
+    let text = |t: &Totals| t.text.as_ref().map_or(0, |(text, _)| text.len() as u64 + 1);
+    put(&mut out, totals().map(text));
+    put_moments(
+        &mut out,
+        totals().map(|t| t.text.as_ref().map_or_else(Moment::default, |(_, at)| *at)),
+    );
+    put(&mut out, levels.iter().map(|own| own.len() as u64));
+    put(
+        &mut out,
+        levels.iter().flatten().map(|(shift, _)| u64::from(*shift)),
+    );
+    put(&mut out, levels.iter().flatten().map(|(_, n)| *n as u64));
+    out.extend_from_slice(&(tiers.len() as u64).to_le_bytes());
+    for tier in tiers {
+        out.extend_from_slice(&(tier.len() as u64).to_le_bytes());
+        put_delta(&mut out, tier.iter().map(|c| c.first.cast_unsigned()));
+        put_delta(&mut out, tier.iter().map(|c| c.at));
+        put(&mut out, tier.iter().map(|c| u64::from(c.len)));
+        put(&mut out, tier.iter().map(|c| u64::from(c.crc)));
+    }
+    for (key, _, _) in &all {
+        out.extend_from_slice(key.as_bytes());
+    }
+    for (text, _) in totals().filter_map(|t| t.text.as_ref()) {
+        out.extend_from_slice(text.as_bytes());
+    }
+    out
+}
+
+fn put_moments(out: &mut Vec<u8>, moments: impl Iterator<Item = Moment> + Clone) {
+    put_delta(out, moments.clone().map(|m| m.timestamp_us.cast_unsigned()));
+    put(out, moments.clone().map(|m| u64::from(m.attempt)));
+    put_delta(out, moments.map(|m| m.seq));
+}
