@@ -9,11 +9,15 @@ use tokio::sync::{Semaphore, watch};
 use crate::blocking::Reads;
 use crate::index::Index;
 use crate::security::{Guard, guard};
+use crate::sparks::Sparks;
 use crate::watch::Hub;
 use crate::{ServeConfig, assets, routes};
 
 /// Event streams open at once.
 pub const STREAMS_MAX: usize = 256;
+
+/// Exports of rows at once; each holds a thread.
+pub const EXPORTS_MAX: usize = 32;
 
 /// What every route can reach.
 #[derive(Debug, Clone)]
@@ -26,8 +30,12 @@ pub struct AppState {
     pub hub: Arc<Hub>,
     /// Bounds what reads files at once.
     pub reads: Reads,
+    /// Lines of the table of runs.
+    pub sparks: Sparks,
     /// A permit for each open event stream.
     pub streams: Arc<Semaphore>,
+    /// A permit for each export of rows, which lasts as long as its client likes.
+    pub exports: Arc<Semaphore>,
     /// Becomes true when the server stops.
     pub stopping: watch::Receiver<bool>,
 }
@@ -46,7 +54,9 @@ impl AppState {
             )),
             index,
             reads,
+            sparks: Sparks::default(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
             stopping,
         }
     }
@@ -71,6 +81,7 @@ pub fn router(state: AppState, hosts: Guard) -> Router {
             "/runs/{key}/artifacts/{artifact}/content",
             get(routes::artifacts::content),
         )
+        .route("/sparklines", get(routes::sparklines::sparklines))
         .route("/runs/{key}/stream", get(routes::stream::stream))
         .fallback(routes::unknown)
         .with_state(state);

@@ -8,6 +8,7 @@ pub mod logs;
 pub mod metrics;
 pub mod runs;
 pub mod series;
+pub mod sparklines;
 pub mod stream;
 
 use axum::extract::{FromRequestParts, Query};
