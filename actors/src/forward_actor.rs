@@ -142,6 +142,7 @@ impl Actor for ForwardActor {
         args: ForwardArgs,
     ) -> Result<ForwardState, ActorProcessingErr> {
         drop(myself.send_interval(HEALTH_EVERY, || ForwardMsg::Tick));
+        args.ring.warm();
         Ok(ForwardState {
             outbox: Outbox::new(Arc::clone(&args.ring)),
             args,

@@ -127,6 +127,7 @@ impl Outbox {
                 place: Place::Ring { at: cut.at },
             });
         }
+        self.ring.warm();
     }
 
     /// The next batch to send while fewer than `credit` bytes are unacknowledged.

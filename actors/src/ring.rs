@@ -26,6 +26,8 @@ use self::inner::Inner;
 use crate::error::Result;
 use crate::fork::Birth;
 
+/// Bytes behind the last record whose pages are made beforehand, in steps of a quarter: 10 ms at 100 MB/s.
+const WARM_BYTES: usize = 1 << 20;
 /// Where a record's sequence number stands in its bytes.
 const SEQ_AT: usize = 5;
 
@@ -279,6 +281,17 @@ impl Ring {
             inner.oldest = None;
         }
         Some(cut)
+    }
+
+    /// Has the pages ready that the next records go into: whoever logs does not wait for the kernel to make them.
+    pub fn warm(&self) {
+        let place = self.lock_here().and_then(|inner| {
+            let memory = inner.memory.clone()?;
+            Some((memory, inner.head + inner.len))
+        });
+        if let Some((memory, tail)) = place {
+            memory.warm((tail + WARM_BYTES).next_multiple_of(WARM_BYTES / 4));
+        }
     }
 
     /// The bytes of records that were cut and not released.

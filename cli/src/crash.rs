@@ -2,14 +2,12 @@
 
 use std::io::{self, Write};
 
-use base64::prelude::{BASE64_STANDARD, Engine};
+use expman_model::RankState;
 use expman_model::rank_set::RankSet;
-use expman_model::time::{rfc3339_ms, rfc3339_us};
+use expman_model::time::rfc3339_ms;
 use expman_model::traceback::Group;
-use expman_model::{RankState, Stream};
 use expman_storage::RunEntry;
-use expman_storage::crash::{Crash, Failure, LastLine, Said};
-use serde_json::{Value as Json, json};
+use expman_storage::crash::{Crash, Failure, Said};
 
 use crate::console::{Console, plain};
 use crate::exit::Exit;
@@ -47,7 +45,7 @@ impl Args {
 fn show(console: &mut Console, run: &RunEntry, lines: usize, json: bool) -> anyhow::Result<Exit> {
     let crash = Crash::of(run, lines);
     if json {
-        exact::write(console.out(), &as_json(run, &crash))?;
+        exact::write(console.out(), &crash.to_json(run))?;
     } else {
         write(console, run, &crash)?;
     }
@@ -222,7 +220,7 @@ fn write_lines(console: &mut Console, failure: &Failure) -> io::Result<()> {
     }
     writeln!(console.out(), "\nlast lines of {who}")?;
     for line in &failure.lines {
-        let front = format!("  {} {:<8}", rfc3339_ms(line.at_us), kind(line));
+        let front = format!("  {} {:<8}", rfc3339_ms(line.at_us), line.kind());
         match &line.said {
             Said::Traceback(n) => writeln!(console.out(), "{front} (traceback {})", n + 1)?,
             Said::Text(text, cut) => {
@@ -237,86 +235,4 @@ fn write_lines(console: &mut Console, failure: &Failure) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn kind(line: &LastLine) -> String {
-    match (line.level, line.stream) {
-        (Some(level), _) => level.name(),
-        (None, Some(Stream::Err)) => "err".to_owned(),
-        (None, _) => "out".to_owned(),
-    }
-}
-
-fn as_json(run: &RunEntry, crash: &Crash) -> Json {
-    let failures: Vec<Json> = crash.failures.iter().map(failure_json).collect();
-    let tracebacks: Vec<Json> = crash.tracebacks.iter().map(group_json).collect();
-    json!({
-        "run": display_name(run),
-        "status": run.meta.status,
-        "live": run.is_live(),
-        "healthy": crash.is_empty(),
-        "failures": failures,
-        "tracebacks": tracebacks,
-        "tracebacks_left_out": crash.left_out,
-        "children": crash.children,
-        "problems": crash.problems,
-    })
-}
-
-fn failure_json(failure: &Failure) -> Json {
-    let process = &failure.process;
-    json!({
-        "rank": failure.rank,
-        "attempt": process.attempt,
-        "incarnation": process.incarnation,
-        "host": process.host,
-        "pid": process.pid,
-        "state": process.state,
-        "status": process.status,
-        "ended_badly": failure.ended_badly(),
-        "at": failure.at_us.map(rfc3339_us),
-        "last_heard": failure.heard_us.map(rfc3339_us),
-        "reason": failure.reason,
-        "last_step": process.last_step,
-        "tracebacks": failure.tracebacks,
-        "lines": failure.lines.iter().map(line_json).collect::<Vec<_>>(),
-    })
-}
-
-fn group_json(group: &Group) -> Json {
-    let wordings = group
-        .wordings
-        .iter()
-        .map(|w| json!({"ranks": w.ranks.as_slice(), "count": w.count, "text": w.text}));
-    json!({
-        "at": rfc3339_us(group.at_us),
-        "ranks": group.ranks.as_slice(),
-        "rank_set": group.ranks.to_string(),
-        "count": group.count,
-        "wordings": wordings.collect::<Vec<_>>(),
-    })
-}
-
-fn line_json(line: &LastLine) -> Json {
-    let mut fields = json!({
-        "time": rfc3339_us(line.at_us),
-        "stream": line.level.map_or_else(|| kind(line), |_| "log".to_owned()),
-    });
-    if let Some(level) = line.level {
-        fields["level"] = json!(level.name());
-        fields["logger"] = json!(line.logger);
-    }
-    match &line.said {
-        Said::Traceback(n) => fields["traceback"] = json!(n),
-        Said::Text(text, cut) => {
-            match std::str::from_utf8(text) {
-                Ok(text) => fields["text"] = json!(text),
-                Err(_not_utf8) => fields["text_base64"] = json!(BASE64_STANDARD.encode(text)),
-            }
-            if *cut > 0 {
-                fields["bytes_left_out"] = json!(cut);
-            }
-        }
-    }
-    fields
 }

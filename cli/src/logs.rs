@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use expman_model::limits::TEXT_BYTES_MAX;
+use expman_storage::select::Select;
 use expman_storage::text::LogLine;
 use expman_storage::{LogLines, RunDir, RunKind, TextTail, lock};
 
-use self::select::Select;
 use self::show::Show;
 pub use self::show::readable;
 use crate::console::Console;

@@ -8,6 +8,14 @@ pub const RING_BYTES: usize = 16 << 20;
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Largest single record: what fits in a frame with room for its header.
 pub const RECORD_BYTES_MAX: usize = 4 << 20;
+/// Characters of a run's or an experiment's name for people.
+pub const DISPLAY_NAME_CHARS_MAX: usize = 200;
+/// Bytes of a description.
+pub const DESCRIPTION_BYTES_MAX: usize = 64 << 10;
+/// Tags of one run that are given by an edit.
+pub const TAGS_MAX: usize = 100;
+/// Characters of one of them.
+pub const TAG_CHARS_MAX: usize = 100;
 /// A batch is cut at this many bytes …
 pub const BATCH_BYTES: usize = 64 << 10;
 /// … or when its first record is this old.

@@ -21,6 +21,7 @@ from ._core import ArtifactError, ConfigError, CoreRun, ExpmanError, FlushError,
 from ._forwarding import Forwarding
 from ._logs import LEVELS, LevelLike, Logs, here, level_number
 from ._options import capture_mode, core_options, default_mode, tell_launcher
+from ._page import Shown
 from ._report import FlushHandle
 
 _HANDLE = "EXPMAN_HANDLE"
@@ -29,7 +30,7 @@ _HANDLE_PID = "EXPMAN_HANDLE_PID"
 _ENDS = ("finished", "failed", "cancelled", "interrupted", "preempted", "crashed")
 
 
-class Experiment(Logs, Forwarding):
+class Experiment(Logs, Forwarding, Shown):
     """One run, joined by this process as one of its ranks.
 
     All processes of one launch join the same run; who they are is found from the launcher's

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use expman_storage::StorageError;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Why the server did not start, or did not answer as asked.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,10 @@ pub enum ServeError {
     Unreadable { what: String },
     #[error("{what}")]
     Damaged { what: String },
+    #[error("{what}")]
+    Conflict { what: String },
+    #[error("this server only reads: it was started with --read-only")]
+    ReadOnly,
     #[error("live updates are off; start the server without --no-live")]
     NotLive,
     #[error("listen on {host}:{port}: {source}")]
@@ -46,6 +52,12 @@ pub enum ServeError {
         "listening on {host}, which other machines can reach, needs a token (--token); without one use 127.0.0.1"
     )]
     TokenNeeded { host: String },
+    #[error(
+        "{what}: an origin is a scheme, a host and maybe a port, as in https://hub.example or http://localhost:*"
+    )]
+    NoOrigin { what: String },
+    #[error("{what}: a base path begins with / and has no more than letters, digits and -._~/")]
+    NoPath { what: String },
     #[error("the token must have at least {min} characters, of letters, digits and -._~")]
     WeakToken { min: usize },
 }
@@ -69,6 +81,13 @@ pub enum Refusal {
     Token,
 }
 
+/// The body of every answer that is none.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// What is wrong, in words for people.
+    error: String,
+}
+
 impl ServeError {
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
@@ -77,8 +96,11 @@ impl ServeError {
                 StatusCode::NOT_FOUND
             }
             Self::BadRequest { .. } => StatusCode::BAD_REQUEST,
+            Self::Conflict { .. } => StatusCode::CONFLICT,
             Self::Refused(Refusal::Host) => StatusCode::MISDIRECTED_REQUEST,
-            Self::Refused(Refusal::Origin | Refusal::Header) => StatusCode::FORBIDDEN,
+            Self::ReadOnly | Self::Refused(Refusal::Origin | Refusal::Header) => {
+                StatusCode::FORBIDDEN
+            }
             Self::Refused(Refusal::Token) => StatusCode::UNAUTHORIZED,
             Self::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Storage(e) if e.is_not_found() => StatusCode::NOT_FOUND,
@@ -93,7 +115,9 @@ impl IntoResponse for ServeError {
         if status.is_server_error() {
             tracing::warn!(error = %self, "request failed");
         }
-        let body = axum::Json(serde_json::json!({ "error": self.to_string() }));
+        let body = axum::Json(Problem {
+            error: self.to_string(),
+        });
         (status, body).into_response()
     }
 }

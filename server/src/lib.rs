@@ -17,7 +17,9 @@
 
 mod assets;
 mod blocking;
+mod card;
 mod chart;
+mod client;
 mod cursor;
 mod drawn;
 mod error;
@@ -25,10 +27,13 @@ mod follow;
 mod frames;
 mod index;
 mod listener;
+mod openapi;
 mod question;
 mod ring;
 mod router;
 mod routes;
+mod saved;
+mod search;
 mod security;
 mod series;
 mod sparks;
@@ -71,6 +76,14 @@ pub struct ServeConfig {
     pub token: Option<String>,
     /// Whether runs are followed; without it every answer is a snapshot.
     pub live: bool,
+    /// Whether nothing can be changed by way of this server.
+    pub read_only: bool,
+    /// The path below which a proxy shows it, such as `/expman`; it is served there and at the root.
+    pub base_path: String,
+    /// Names that a proxy has it reached under, besides those of this machine.
+    pub allow_hosts: Vec<String>,
+    /// Origins whose pages may show it in a frame, such as `http://localhost:*`.
+    pub embed: Vec<String>,
 }
 
 impl Default for ServeConfig {
@@ -81,6 +94,10 @@ impl Default for ServeConfig {
             port: 8000,
             token: None,
             live: true,
+            read_only: false,
+            base_path: String::new(),
+            allow_hosts: Vec::new(),
+            embed: Vec::new(),
         }
     }
 }
@@ -101,6 +118,8 @@ pub async fn bind(config: &ServeConfig) -> Result<TcpListener> {
         .await
         .map_err(bind_error)?
         .collect();
+    security::frame_ancestors(&config.embed)?;
+    router::prefix(&config.base_path)?;
     match &config.token {
         Some(token) => drop(Token::new(token, config.port)?),
         None if addrs.iter().all(|addr| addr.ip().is_loopback()) => {}
@@ -187,8 +206,12 @@ fn build(config: ServeConfig, port: u16, stopping: signal::Receiver<bool>) -> Re
         .as_deref()
         .map(|token| Token::new(token, port))
         .transpose()?;
-    let guard = Guard::new(&config.host, token);
-    Ok(router(AppState::new(config, stopping), guard))
+    let guard = Guard::new(&config.host, token)
+        .also_known_as(&config.allow_hosts)
+        .framed_by(&config.embed)?;
+    let prefix = router::prefix(&config.base_path)?;
+    let app = router(AppState::new(config, stopping), guard);
+    Ok(router::below(&prefix, app))
 }
 
 /// Waits until the server is told to stop; for ever, where nobody can tell it.
@@ -196,6 +219,11 @@ async fn told_to_stop(stopping: &mut signal::Receiver<bool>) {
     if stopping.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// The description of the API, as `GET /api/openapi.json` answers it.
+pub fn openapi() -> String {
+    openapi::text(&router::described().1)
 }
 
 /// Whether the page was built into this server.

@@ -3,15 +3,21 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::response::Redirect;
 use axum::routing::get;
+use expman_model::time::{now_us, rfc3339_us};
 use tokio::sync::{Semaphore, watch};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::blocking::Reads;
+use crate::error::ServeError;
 use crate::index::Index;
 use crate::security::{Guard, guard};
 use crate::sparks::Sparks;
 use crate::watch::Hub;
-use crate::{ServeConfig, assets, routes};
+use crate::{ServeConfig, assets, openapi, routes};
 
 /// Event streams open at once.
 pub const STREAMS_MAX: usize = 256;
@@ -24,6 +30,8 @@ pub const EXPORTS_MAX: usize = 32;
 pub struct AppState {
     /// As the server was started.
     pub config: Arc<ServeConfig>,
+    /// RFC 3339 UTC.
+    pub started_at: String,
     /// Finds runs by key.
     pub index: Arc<Index>,
     /// Runs that are being followed, each once for all its readers.
@@ -47,6 +55,7 @@ impl AppState {
         let index = Arc::new(Index::new(config.base_dir.clone(), reads.clone()));
         Self {
             config: Arc::new(config),
+            started_at: rfc3339_us(now_us()),
             hub: Arc::new(Hub::new(
                 Arc::clone(&index),
                 reads.clone(),
@@ -64,29 +73,85 @@ impl AppState {
 
 /// Every route there is.
 pub fn router(state: AppState, hosts: Guard) -> Router {
-    let api = Router::new()
-        .route("/health", get(routes::health::health))
-        .route("/experiments", get(routes::experiments::list))
-        .route("/runs", get(routes::runs::list))
-        .route("/runs/{key}", get(routes::runs::detail))
-        .route("/runs/{key}/config", get(routes::runs::config))
-        .route("/runs/{key}/stats", get(routes::runs::stats))
-        .route("/runs/{key}/events", get(routes::events::list))
-        .route("/runs/{key}/keys", get(routes::metrics::keys))
-        .route("/runs/{key}/metrics", get(routes::metrics::metrics))
-        .route("/runs/{key}/series", get(routes::series::series))
-        .route("/runs/{key}/logs", get(routes::logs::logs))
-        .route("/runs/{key}/artifacts", get(routes::artifacts::list))
+    let (api, description) = described();
+    let text = openapi::text(&description);
+    let api = api
         .route(
-            "/runs/{key}/artifacts/{artifact}/content",
-            get(routes::artifacts::content),
+            "/openapi.json",
+            get(move || async { openapi::answer(text) }),
         )
-        .route("/sparklines", get(routes::sparklines::sparklines))
-        .route("/runs/{key}/stream", get(routes::stream::stream))
         .fallback(routes::unknown)
         .with_state(state);
     Router::new()
         .nest("/api", api)
         .fallback(assets::page)
         .layer(axum::middleware::from_fn_with_state(Arc::new(hosts), guard))
+}
+
+/// Every route of the API, with its description.
+pub fn described() -> (Router<AppState>, OpenApi) {
+    let (api, mut description) = OpenApiRouter::with_openapi(openapi::head())
+        .routes(routes!(routes::health::health))
+        .routes(routes!(routes::experiments::list))
+        .routes(routes!(routes::edit::experiment))
+        .routes(routes!(routes::runs::list))
+        .routes(routes!(routes::runs::column_names))
+        .routes(routes!(routes::runs::detail, routes::edit::run))
+        .routes(routes!(routes::runs::config))
+        .routes(routes!(routes::runs::stats))
+        .routes(routes!(routes::crash::crash))
+        .routes(routes!(routes::events::list))
+        .routes(routes!(routes::metrics::keys))
+        .routes(routes!(routes::metrics::metrics))
+        .routes(routes!(routes::series::series))
+        .routes(routes!(routes::sparklines::sparklines))
+        .routes(routes!(routes::logs::logs))
+        .routes(routes!(routes::artifacts::list))
+        .routes(routes!(routes::artifacts::content))
+        .routes(routes!(routes::artifacts::inline))
+        .routes(routes!(routes::artifacts::preview))
+        .routes(routes!(routes::stream::of_run))
+        .routes(routes!(routes::stream::of_tab))
+        .split_for_parts();
+    openapi::add_refusals(&mut description);
+    (api, description)
+}
+
+/// The path that everything is served below, with a slash in front and none behind; empty for the root.
+///
+/// # Errors
+/// When it has anything in it that a path of ours does not have.
+pub fn prefix(base_path: &str) -> Result<String, ServeError> {
+    let trimmed = base_path.trim_matches('/');
+    let good = trimmed
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-._~/".contains(&b));
+    let parts_are_names = trimmed.is_empty()
+        || trimmed
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != "..");
+    if !good || !parts_are_names {
+        return Err(ServeError::NoPath {
+            what: base_path.to_owned(),
+        });
+    }
+    Ok(if trimmed.is_empty() {
+        String::new()
+    } else {
+        format!("/{trimmed}")
+    })
+}
+
+/// Serves the same below a prefix as at the root: some proxies take their prefix off, others do not.
+pub fn below(prefix: &str, app: Router) -> Router {
+    if prefix.is_empty() {
+        return app;
+    }
+    let slashed = format!("{prefix}/");
+    // The page's addresses are relative: they need the slash.
+    let there = slashed.clone();
+    Router::new()
+        .route(prefix, get(async move || Redirect::permanent(&there)))
+        .nest_service(&slashed, app.clone())
+        .fallback_service(app)
 }

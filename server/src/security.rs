@@ -20,6 +20,37 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 
+/// The end of the policy that lets these pages show ours in a frame.
+///
+/// # Errors
+/// When one of them is no origin.
+pub fn frame_ancestors(origins: &[String]) -> Result<String, ServeError> {
+    let named = |text: &str, more: &[u8]| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
+    };
+    let good = |origin: &str| {
+        if let Some(scheme) = origin.strip_suffix(':') {
+            return named(scheme, b"-").then_some(());
+        }
+        let (scheme, rest) = origin.split_once("://")?;
+        let (host, port) = rest.rsplit_once(':').unwrap_or((rest, "*"));
+        let port = port == "*" || named(port, b"") && port.parse::<u16>().is_ok();
+        (named(scheme, b"-") && named(host, b"-.*") && port).then_some(())
+    };
+    let mut all = String::new();
+    for origin in origins {
+        good(origin).ok_or(ServeError::NoOrigin {
+            what: origin.clone(),
+        })?;
+        all.push(' ');
+        all.push_str(origin);
+    }
+    Ok(all)
+}
+
 /// What the server's own names are, and the token if there is one.
 #[derive(Debug, Clone)]
 pub struct Guard {
@@ -27,7 +58,10 @@ pub struct Guard {
     /// Bound to every address of the machine: it is then reached by address, and no page of another
     /// site can have an address for a name.
     any_address: bool,
+    /// Names that the user gave: behind a proxy the page's origin is one of them, not what we are asked as.
+    given: Vec<String>,
     token: Option<Token>,
+    policy: HeaderValue,
 }
 
 impl Guard {
@@ -51,8 +85,28 @@ impl Guard {
         Self {
             hosts,
             any_address,
+            given: Vec::new(),
             token,
+            policy: HeaderValue::from_static(POLICY),
         }
+    }
+
+    /// Other names that it is reached under.
+    pub fn also_known_as(mut self, names: &[String]) -> Self {
+        self.given = names.iter().map(|n| n.to_ascii_lowercase()).collect();
+        self.hosts.extend(self.given.iter().cloned());
+        self
+    }
+
+    /// Pages that may show ours in a frame.
+    ///
+    /// # Errors
+    /// When one of them is no origin.
+    pub fn framed_by(mut self, origins: &[String]) -> Result<Self, ServeError> {
+        let policy = format!("{POLICY}{}", frame_ancestors(origins)?);
+        self.policy = HeaderValue::from_str(&policy)
+            .map_err(|_not_a_header| ServeError::NoOrigin { what: policy })?;
+        Ok(self)
     }
 
     fn check(&self, request: &Request) -> Result<(), Refusal> {
@@ -65,7 +119,10 @@ impl Guard {
         // An origin is ours when it names the very host and port that was asked.
         let foreign = |origin: &HeaderValue| {
             let place = origin.to_str().ok().and_then(|o| o.split_once("://"));
-            place.is_none_or(|(_, place)| !place.eq_ignore_ascii_case(authority))
+            place.is_none_or(|(_, place)| {
+                !place.eq_ignore_ascii_case(authority)
+                    && host_of(place).is_none_or(|host| !self.given.contains(&host))
+            })
         };
         if headers.get_all(header::ORIGIN).iter().any(foreign) {
             return Err(Refusal::Origin);
@@ -131,7 +188,7 @@ pub async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next
             Admission::Refused => refuse(request.headers()),
         },
     };
-    with_headers(response)
+    with_headers(response, guard.policy.clone())
 }
 
 enum Admission {
@@ -195,12 +252,12 @@ fn refuse(headers: &HeaderMap) -> Response {
     ServeError::from(Refusal::Token).into_response()
 }
 
-fn with_headers(mut response: Response<Body>) -> Response {
+fn with_headers(mut response: Response<Body>, policy: HeaderValue) -> Response {
     let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     let mut put = |name: HeaderName, value: &'static str| {
         headers.insert(name, HeaderValue::from_static(value));
     };
-    put(header::CONTENT_SECURITY_POLICY, POLICY);
     put(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     put(header::REFERRER_POLICY, "no-referrer");
     put(
@@ -300,6 +357,47 @@ mod tests {
         assert_eq!(ask("sec-fetch-site", "none"), Ok(()));
         assert_eq!(ask("sec-fetch-site", "cross-site"), Err(Refusal::Origin));
         assert_eq!(ask("sec-fetch-site", "same-site"), Err(Refusal::Origin));
+    }
+
+    #[test]
+    fn behind_a_proxy_its_names_are_ours_and_no_others() {
+        let guard = Guard::new("127.0.0.1", None).also_known_as(&["Hub.example".to_owned()]);
+        let ask =
+            |host: &str, origin: &str| guard.check(&request(Some(host), &[("origin", origin)]));
+        assert_eq!(ask("hub.example", "https://hub.example"), Ok(()));
+        // The proxy asks us by our own name, the browser knows only its name.
+        assert_eq!(ask("localhost:8000", "https://hub.example:8443"), Ok(()));
+        assert_eq!(
+            ask("localhost:8000", "https://evil.example"),
+            Err(Refusal::Origin)
+        );
+        assert_eq!(
+            ask("evil.example", "https://hub.example"),
+            Err(Refusal::Host)
+        );
+    }
+
+    #[test]
+    fn nothing_but_an_origin_gets_into_the_policy() {
+        let good = [
+            "http://localhost:*".to_owned(),
+            "vscode-webview:".to_owned(),
+        ];
+        assert_eq!(
+            frame_ancestors(&good).unwrap(),
+            " http://localhost:* vscode-webview:"
+        );
+        for bad in [
+            "*",
+            "http://a b",
+            "http://x;script-src *",
+            "localhost",
+            "http://",
+            "http://h:99999",
+            ":",
+        ] {
+            assert!(frame_ancestors(&[bad.to_owned()]).is_err(), "{bad}");
+        }
     }
 
     #[test]

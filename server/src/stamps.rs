@@ -7,7 +7,7 @@ use std::path::Path;
 use expman_storage::RunDir;
 use serde::Serialize;
 
-use crate::routes::artifacts::{DEPTH_MAX, FILES_MAX};
+use crate::saved::{DEPTH_MAX, FILES_MAX};
 
 /// Two that are equal mean that what a client fetched is still what it would get; the text means nothing else.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

@@ -10,12 +10,20 @@ use expman_storage::RunEntry;
 use expman_storage::text::LogLine;
 use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
+use utoipa::ToSchema;
 
 use crate::stamps::Stamps;
 
 /// A number; what JSON has no number for is written as `"NaN"`, `"inf"` or `"-inf"`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Number(pub f64);
+
+impl PartialEq for Number {
+    /// A NaN is the same as itself.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_bits() == other.0.to_bits()
+    }
+}
 
 impl Serialize for Number {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
@@ -65,25 +73,59 @@ impl From<&Value> for WireValue {
 }
 
 /// One line of the list of runs.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct RunSummary {
     id: String,
     key: String,
+    display_name: Option<String>,
+    description: Option<String>,
+    host: Option<String>,
+    /// First line of what it failed with.
+    error: Option<String>,
     experiment: String,
     name: String,
+    #[schema(value_type = String)]
     status: RunStatus,
     started_at: Option<String>,
     finished_at: Option<String>,
     duration_secs: Option<f64>,
     world_size: Option<u32>,
+    #[schema(value_type = Object)]
     ranks: RankCounts,
     rows: u64,
     dropped: u64,
+    #[schema(value_type = Option<Object>)]
     last_flush: Option<LastFlush>,
+    #[schema(value_type = Object)]
     scalars: BTreeMap<String, WireValue>,
     tags: Vec<String>,
     live: bool,
     problem: Option<String>,
+}
+
+/// Characters of an error in the list of runs.
+const ERROR_CHARS: usize = 200;
+
+impl RunSummary {
+    /// The experiment.
+    pub fn experiment(&self) -> &str {
+        &self.experiment
+    }
+
+    /// When it started, RFC 3339 UTC.
+    pub fn started_at(&self) -> Option<&str> {
+        self.started_at.as_deref()
+    }
+
+    /// Latest value of a scalar.
+    pub fn scalar(&self, name: &str) -> Option<&WireValue> {
+        self.scalars.get(name)
+    }
+
+    /// Names of its scalars.
+    pub fn scalars(&self) -> impl Iterator<Item = &str> {
+        self.scalars.keys().map(String::as_str)
+    }
 }
 
 impl From<&RunEntry> for RunSummary {
@@ -92,6 +134,13 @@ impl From<&RunEntry> for RunSummary {
         Self {
             id: format!("{}/{}", run.experiment, run.run),
             key: run.key.clone(),
+            display_name: meta.display_name.clone(),
+            description: meta.description.clone(),
+            host: meta.host.clone(),
+            error: meta.error.as_ref().map(|e| {
+                let line = e.message.lines().next().unwrap_or_default();
+                line.chars().take(ERROR_CHARS).collect()
+            }),
             experiment: run.experiment.clone(),
             name: run.run.clone(),
             status: meta.status,
@@ -166,7 +215,7 @@ pub fn param(tree: &Param) -> Json {
 }
 
 /// One record of a log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Line {
     /// Byte where the record begins: its identity.
     pub at: u64,

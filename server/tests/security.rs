@@ -131,7 +131,7 @@ async fn evil_hosts_and_origins_are_refused_on_every_route_and_method() {
                     matches!(
                         answer,
                         StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_FOUND
-                    ),
+                    ) || method == Method::PATCH && answer == StatusCode::BAD_REQUEST,
                     "{method} {path}: {answer}"
                 );
             }

@@ -1,5 +1,6 @@
 //! The runs below a folder, found by walking it: `BASE/EXPERIMENT/RUN`.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use expman_model::{RunMeta, RunStatus};
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
 use crate::layout::{RunDir, names};
-use crate::{durable, lock, yaml};
+use crate::{durable, edits, lock, yaml};
 
 /// Who wrote a run folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -73,6 +74,62 @@ pub struct ExperimentEntry {
     pub problem: Option<String>,
 }
 
+/// A run folder as walking alone finds it, with what tells whether its record has to be read again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// As in [`RunEntry`].
+    pub key: String,
+    /// As in [`RunEntry`].
+    pub experiment: String,
+    /// As in [`RunEntry`].
+    pub run: String,
+    /// Where it is.
+    pub root: PathBuf,
+    kind: RunKind,
+    seen: [Option<FileStamp>; 3],
+}
+
+/// What changes when a file is replaced or written, or a name in a folder comes or goes.
+type FileStamp = (u64, u64, i64, i64);
+
+fn file_stamp(path: &Path) -> Option<FileStamp> {
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+}
+
+impl Place {
+    fn at(experiment: &str, run: &str, root: PathBuf) -> Option<Self> {
+        let hidden = root.join(".expman");
+        // An owner renames files in all three places before it writes anything else.
+        let seen = [
+            file_stamp(&root),
+            file_stamp(&root.join("run.yaml")),
+            file_stamp(&hidden),
+        ];
+        Some(Self {
+            kind: kind_of(&root)?,
+            key: key_of(experiment, run),
+            experiment: experiment.to_owned(),
+            run: run.to_owned(),
+            root,
+            seen,
+        })
+    }
+
+    /// Whether the same run is there as when `other` was seen, and nothing of its record was written in between. An
+    /// owner that vanishes writes nothing: whether a run is owned is to be looked at anew.
+    #[must_use]
+    pub fn is_as(&self, other: &Self) -> bool {
+        self == other
+    }
+
+    /// Reads the run's record.
+    #[must_use]
+    pub fn open(&self) -> RunEntry {
+        entry(&self.experiment, &self.run, &self.root, self.kind)
+    }
+}
+
 /// A folder of experiments.
 #[derive(Debug, Clone)]
 pub struct Catalog {
@@ -126,16 +183,21 @@ impl Catalog {
     /// # Errors
     /// When a folder can't be listed.
     pub fn runs(&self, experiment: Option<&str>) -> Result<Vec<RunEntry>> {
+        Ok(self.places(experiment)?.iter().map(Place::open).collect())
+    }
+
+    /// Where every run is, or those of one experiment, by experiment and name; no record is read.
+    ///
+    /// # Errors
+    /// When a folder can't be listed.
+    pub fn places(&self, experiment: Option<&str>) -> Result<Vec<Place>> {
         let mut found = Vec::new();
         for (name, path) in folders(&self.base)? {
             if experiment.is_some_and(|wanted| wanted != name) {
                 continue;
             }
-            for (run, root) in folders(&path)? {
-                if let Some(kind) = kind_of(&root) {
-                    found.push(entry(&name, &run, &root, kind));
-                }
-            }
+            let runs = folders(&path)?.into_iter();
+            found.extend(runs.filter_map(|(run, root)| Place::at(&name, &run, root)));
         }
         Ok(found)
     }
@@ -215,6 +277,9 @@ fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {
         Ok(None) => (named, Some(format!("{} is missing", dir.meta().display()))),
         Err(e) => (named, Some(e.to_string())),
     };
+    for (_, edit) in edits::pending(&dir) {
+        edit.apply_to(&mut meta);
+    }
     run.clone_into(&mut meta.name);
     experiment.clone_into(&mut meta.experiment);
     if kind == RunKind::Mesh {

@@ -3,6 +3,7 @@
 //! It is put together from `run.yaml` (how each process ended by its own words, or that it vanished), `events.jsonl`
 //! (why it counts as lost), `run.log` (exceptions that nobody caught) and what stands last in both logs.
 
+mod json;
 mod lines;
 mod process;
 

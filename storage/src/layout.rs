@@ -107,6 +107,11 @@ impl RunDir {
     pub fn owner(&self) -> PathBuf {
         self.hidden().join("owner.json")
     }
+    /// What people wrote about the run and its record does not have yet.
+    #[must_use]
+    pub fn edits(&self) -> PathBuf {
+        self.hidden().join("edits")
+    }
     /// What processes keep until their owner has written it.
     #[must_use]
     pub fn spool(&self) -> PathBuf {

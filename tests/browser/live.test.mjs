@@ -35,6 +35,8 @@ async function openRun(page, name) {
   await page.locator("h1", { hasText: name }).waitFor();
 }
 
+const tab = (page, name) => page.getByRole("navigation", { name: "Parts of the run" }).getByRole("link", { name }).click();
+
 test("a point is on the page within two seconds of log_metrics", { timeout: TIMEOUT_MS }, async (t) => {
   const base = await folder(t);
   const run = await logger(t, base, "first");
@@ -124,21 +126,32 @@ test("whatever a name or a line says is shown as text", { timeout: TIMEOUT_MS },
   await page.locator(".tag", { hasText: "<u>tag</u>" }).waitFor();
   await openRun(page, "<script>alert('run')<-script>");
   await page.locator("figcaption .name", { hasText: evil }).waitFor();
-  await page.locator(".line .text", { hasText: "<svg onload=alert('line')> red" }).waitFor();
   // What turns text around does so in its own box only.
   const name = page.locator("figcaption .name", { hasText: turned });
   await name.waitFor();
   assert.equal(await name.evaluate((node) => getComputedStyle(node).unicodeBidi), "isolate");
-  const download = page.waitForEvent("download");
-  await page.locator(".artifact a", { hasText: "<img src=x onerror=alert('artifact')>.svg" }).click();
-  assert.ok((await (await download).path()).length > 0, "it is saved, not shown");
-  await page.getByRole("button", { name: "messages" }).click();
-  await page.locator(".line .text", { hasText: "<script>alert('message')</script>" }).waitFor();
-  await page.locator("dt", { hasText: "<b>" }).waitFor();
-  await page.locator("dd", { hasText: /^<i>$/ }).waitFor();
   await page.getByRole("button", { name: "mean" }).click();
   await page.locator(`${chart(evil)} .u-over`).hover();
-  await page.waitForTimeout(300);
+  await page.locator(`${chart(evil)} .chart-tip b`).waitFor();
+  await page.getByLabel("Along x").selectOption(`metric:${evil}`);
+  await tab(page, "logs");
+  await page.locator(".line .text", { hasText: "<svg onload=alert('line')> red" }).waitFor();
+  await page.getByRole("button", { name: "messages" }).click();
+  await page.locator(".line .text", { hasText: "<script>alert('message')</script>" }).waitFor();
+  await page.getByRole("searchbox").fill("<script>alert(9)</script>");
+  await page.getByText("No line matches.").waitFor();
+  await tab(page, "artifacts");
+  const saved = page.locator("tr.artifact", { hasText: "<img src=x onerror=alert('artifact')>.svg" });
+  const download = page.waitForEvent("download");
+  await saved.getByRole("link").click();
+  assert.ok((await (await download).path()).length > 0, "it is saved, not shown");
+  await tab(page, "config");
+  await page.locator("dt", { hasText: "<b>" }).waitFor();
+  await page.locator("dd", { hasText: /^<i>$/ }).waitFor();
+  await tab(page, "events");
+  await page.locator("td", { hasText: /^artifact$/ }).waitFor();
+  await tab(page, "system");
+  await page.getByText("Where it came from").waitFor();
   assert.equal(await page.locator("img[src=x], svg[onload], main script").count(), 0);
   assert.deepEqual(await complaints(), []);
 });
@@ -155,6 +168,7 @@ test("a damaged run shows its record and says what is wrong", { timeout: TIMEOUT
   await truncate(join(run.runDir, "metrics.parquet"), 30);
   await openRun(page, "damaged");
   await page.locator(".problem", { hasText: "metrics.parquet" }).waitFor();
+  await tab(page, "config");
   await page.locator("dt", { hasText: "lr" }).waitFor();
   assert.equal(await badge(page), "finished");
   assert.deepEqual((await complaints()).filter((text) => !text.includes("500")), []);
@@ -166,25 +180,31 @@ test("what is logged while the page is open comes onto it", { timeout: TIMEOUT_M
   const { page, complaints } = await openPage(t, server.url);
   const run = await logger(t, base, "late", {});
   await openRun(page, "late");
-  await page.getByText("No parameters logged.").waitFor();
+  await tab(page, "artifacts");
   await page.getByText("No artifacts saved.").waitFor();
+  await tab(page, "config");
+  await page.getByText("No parameters logged.").waitFor();
   const value = (name) => page.locator(`dt:text-is(${JSON.stringify(name)}) + dd`).textContent({ timeout: 20_000 });
   await run.tell({ params: { optimizer: { lr: 0.25 } }, metrics: { phase: "warm-up" }, step: 0 });
   assert.equal(await value("optimizer.lr"), "0.25");
-  assert.equal(await value("phase · rank 0"), "warm-up");
   await run.tell({ params: { batch: 8 }, metrics: { phase: "steady" }, step: 1 });
   assert.equal(await value("batch"), "8");
-  await until("the text is the latest", 20_000, async () => (await value("phase · rank 0")) === "steady");
+  await tab(page, "charts");
+  const text = page.locator(`${chart("phase")} .text`);
+  await until("the text is there", 20_000, async () => (await text.textContent()) === "steady");
+  await run.tell({ metrics: { phase: "done" }, step: 2 });
+  await until("the text is the latest", 20_000, async () => (await text.textContent()) === "done");
+  await tab(page, "artifacts");
   const files = join(base, "files");
   await mkdir(files);
   for (const name of ["b.txt", "a.txt"]) {
     await writeFile(join(files, name), `this is ${name}`);
     await run.tell({ artifact: join(files, name) });
-    await page.locator(".artifact a", { hasText: name }).waitFor();
+    await page.locator("tr.artifact", { hasText: name }).waitFor();
   }
   // The link that was there first still gives its own file.
   const download = page.waitForEvent("download");
-  await page.locator(".artifact a", { hasText: "b.txt" }).click();
+  await page.locator("tr.artifact", { hasText: "b.txt" }).getByRole("link").click();
   assert.equal(await readFile(await (await download).path(), "utf8"), "this is b.txt");
   assert.equal(await badge(page), "live", "none of it waited for the end of the run");
   assert.deepEqual(await complaints(), []);
@@ -203,9 +223,10 @@ test("a server that goes away is told of, and its return continues the charts", 
   assert.equal(await latest(page, "loss"), "1", "what was there stays");
   await run.tell({ metrics: { loss: 2 }, step: 1 });
   await serve(t, base, server.port);
-  await until("the page is live again", 10_000, async () => (await badge(page)) === "live");
+  await until("the page has found the new server", 10_000, async () => (await badge(page)) === "restarted");
   await until("with what was missed", 5000, async () => (await latest(page, "loss")) === "2");
   await run.tell({ metrics: { loss: 3 }, step: 2 });
   await until("and with what comes", SEEN_MS, async () => (await latest(page, "loss")) === "3");
+  await until("the page is live again", 10_000, async () => (await badge(page)) === "live");
   assert.deepEqual(await complaints(), []);
 });

@@ -197,13 +197,18 @@ LOG_P999_MS = 1.0
 """`log_*` returns within this in 99.9 of 100 calls, whatever happens elsewhere."""
 
 
-def fast_calls(times_ns: Sequence[int], what: str = "log_metrics") -> None:
-    """L: the promise on `log_*`, for at least a thousand calls."""
+def fast_calls(
+    times_ns: Sequence[int],
+    what: str = "log_metrics",
+    slow: Sequence[dict[str, float]] = (),
+) -> None:
+    """L: the promise on `log_*`, for at least a thousand calls; `slow` says where the time went."""
     assert len(times_ns) >= 1000, "too few calls for a 99.9th percentile"
     found = p999(times_ns)
+    worst = sorted(slow, key=lambda call: -call["ms"])[:5]
     assert found <= LOG_P999_MS, (
         f"{what}: p99.9 is {found:.3f} ms, median {sorted(times_ns)[len(times_ns) // 2] / 1e6:.4f} "
-        f"ms, worst {max(times_ns) / 1e6:.1f} ms"
+        f"ms, worst {max(times_ns) / 1e6:.1f} ms" + "".join(f"\n  {call}" for call in worst)
     )
 
 

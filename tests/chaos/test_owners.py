@@ -389,7 +389,8 @@ def test_owners_that_die_before_they_serve_are_tried_again_with_growing_pauses(
         hear()
         watch = Stopwatch()
         for step, values in enumerate(calls):
-            watch.call(log, step, values)
+            watch.call(exp.log_metrics, values, step)
+            tally.accepted(step)
             if step % 20 == 0:
                 time.sleep(pause)
         say([exp.stats()["accepted_seq"] - before, watch.times])

@@ -10,12 +10,12 @@
 
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use expman_model::RunStatus;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use rustix::process::{Resource, getrlimit};
 
 use super::layout::{
@@ -23,11 +23,16 @@ use super::layout::{
 };
 use crate::error::{MeshError, Result};
 
+/// No page is smaller; a larger one is made whole.
+const PAGE_BYTES: usize = 4096;
+
 /// See the module. Only the ring writes, under its lock, and only where nothing is published.
 #[derive(Debug)]
 pub(super) struct Memory {
     base: NonNull<u8>,
     capacity: usize,
+    /// Bytes from the front whose pages are there.
+    warm: AtomicUsize,
 }
 
 // The pointer is to memory that belongs to this value alone; what several threads touch are atomics and published bytes.
@@ -44,7 +49,11 @@ impl Memory {
             Ok((base, fd)) => (base, Ok(fd)),
             Err(e) => (map_private(bytes)?, Err(e.to_string())),
         };
-        let memory = Self { base, capacity };
+        let memory = Self {
+            base,
+            capacity,
+            warm: AtomicUsize::new(0),
+        };
         memory
             .field(CAPACITY_AT)
             .store((capacity as u64).to_le(), Ordering::Relaxed);
@@ -82,6 +91,26 @@ impl Memory {
     pub(super) fn set_end(&self, status: RunStatus) {
         let code = super::layout::end_code(status);
         self.field(END_AT).store(code.to_le(), Ordering::Release);
+    }
+
+    /// Has the kernel make the pages up to this byte of the records, which is slow where memory is short or comes
+    /// from a hypervisor. What it can't do now is done at the first write, as without this.
+    pub(super) fn warm(&self, upto: usize) {
+        let upto = upto.min(self.capacity);
+        let from = self.warm.fetch_max(upto, Ordering::Relaxed);
+        if from >= upto {
+            return;
+        }
+        // The header's page is the first; the call wants whole pages.
+        let start = (HEADER_BYTES + from) / PAGE_BYTES * PAGE_BYTES;
+        let bytes = HEADER_BYTES + upto - start;
+        let made = unsafe {
+            let first = self.base.as_ptr().add(start);
+            madvise(first.cast(), bytes, Advice::LinuxPopulateWrite)
+        };
+        if let Err(e) = made {
+            tracing::debug!("the ring's pages: {e}");
+        }
     }
 
     /// Writes at `at`, and from the front when the end is reached.

@@ -1,22 +1,17 @@
 //! Which lines are wanted.
 
+use expman_model::Level;
 use expman_model::time::{now_us, parse_rfc3339};
-use expman_model::{Level, Stream};
-use expman_storage::tail::Choice;
-use expman_storage::text::{LineRef, LogKind};
-use regex::bytes::{Regex, RegexBuilder};
+use expman_storage::select::{self, Pattern, Ranks, Select};
 
 use crate::exit::Refusal;
-
-/// Patterns that need more memory than this are refused.
-const PATTERN_BYTES_MAX: usize = 16 << 20;
 
 /// The options.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub struct Args {
     /// Only these ranks, e.g. `3` or `0,4-7`
-    #[arg(short, long, value_name = "RANKS", value_parser = ranks)]
+    #[arg(short, long, value_name = "RANKS", value_parser = str::parse::<Ranks>)]
     rank: Option<Ranks>,
     /// Only captured stdout, captured stderr, or messages
     #[arg(short, long, value_name = "STREAM")]
@@ -40,23 +35,6 @@ enum Source {
     Out,
     Err,
     Log,
-}
-
-/// Ranges of ranks, both ends included.
-#[derive(Debug, Clone)]
-struct Ranks(Vec<(u32, u32)>);
-
-fn ranks(text: &str) -> Result<Ranks, String> {
-    let wrong = || format!("{text:?} is no list of ranks such as 0,4-7");
-    text.split(',')
-        .map(|part| {
-            let (from, to) = part.split_once('-').unwrap_or((part, part));
-            let range = (from.trim().parse().ok()?, to.trim().parse().ok()?);
-            (range.0 <= range.1).then_some(range)
-        })
-        .collect::<Option<_>>()
-        .map(Ranks)
-        .ok_or_else(wrong)
 }
 
 fn level(text: &str) -> Result<Level, String> {
@@ -90,25 +68,11 @@ fn since(text: &str) -> Result<i64, String> {
     Ok(now_us().saturating_sub(age_us))
 }
 
-/// See the module.
-pub struct Select {
-    ranks: Option<Ranks>,
-    stream: Option<Source>,
-    level: Option<Level>,
-    grep: Option<Regex>,
-    /// Whether the pattern can be looked for in the bytes of the file, before these are taken apart.
-    grep_in_file: bool,
-    since_us: i64,
-}
-
 impl Args {
     /// Checks what the parser could not.
     pub fn prepare(&self) -> anyhow::Result<Select> {
         let grep = self.grep.as_ref().map(|pattern| {
-            RegexBuilder::new(pattern)
-                .case_insensitive(self.ignore_case)
-                .size_limit(PATTERN_BYTES_MAX)
-                .build()
+            Pattern::new(pattern, self.ignore_case)
                 .map_err(|e| Refusal::usage(format!("--grep: {e}")))
         });
         if self.level.is_some() && self.stream.is_some_and(|s| s != Source::Log) {
@@ -117,51 +81,16 @@ impl Args {
                 .hint("leave out --stream, or say --stream log")
                 .into());
         }
-        // An anchor means the line's own ends, and in the file a line has its fields in front.
-        let anchored = |p: &String| p.contains(['^', '$', '\\', '(', '\n']);
         Ok(Select {
             ranks: self.rank.clone(),
-            stream: self.stream,
+            source: self.stream.map(|s| match s {
+                Source::Out => select::Source::Out,
+                Source::Err => select::Source::Err,
+                Source::Log => select::Source::Log,
+            }),
             level: self.level,
-            grep_in_file: self.grep.as_ref().is_some_and(|p| !anchored(p)),
             grep: grep.transpose()?,
             since_us: self.since.unwrap_or(i64::MIN),
         })
-    }
-}
-
-impl Select {
-    /// The files that can hold what is wanted.
-    pub fn files(&self) -> impl Iterator<Item = LogKind> + use<> {
-        let messages = self.stream.is_none_or(|s| s == Source::Log);
-        let output = self.stream.is_none_or(|s| s != Source::Log) && self.level.is_none();
-        let run = messages.then_some(LogKind::Run);
-        run.into_iter().chain(output.then_some(LogKind::Console))
-    }
-}
-
-impl Choice for Select {
-    fn may_match(&self, bytes: &[u8]) -> bool {
-        !self.grep_in_file || self.grep.as_ref().is_none_or(|grep| grep.is_match(bytes))
-    }
-
-    fn wants(&self, line: &LineRef<'_>) -> bool {
-        line.timestamp_us >= self.since_us
-            && self.ranks.as_ref().is_none_or(|Ranks(all)| {
-                all.iter()
-                    .any(|(from, to)| (from..=to).contains(&&line.rank))
-            })
-            && self
-                .level
-                .is_none_or(|least| line.level.is_some_and(|level| level >= least))
-            && match self.stream {
-                None | Some(Source::Log) => true,
-                Some(Source::Out) => line.stream == Some(Stream::Out),
-                Some(Source::Err) => line.stream == Some(Stream::Err),
-            }
-            && self
-                .grep
-                .as_ref()
-                .is_none_or(|grep| grep.is_match(&line.text()))
     }
 }

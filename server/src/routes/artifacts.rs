@@ -1,44 +1,43 @@
-//! Files that a run saved: listed by walking its folder, fetched by their key in that list.
+//! Files that a run saved: listed, shown in part, fetched by their key in that list.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
-use std::path::{Path as FsPath, PathBuf};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path as FsPath;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use expman_storage::{RunDir, StorageError};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-use serde::Serialize;
+use expman_storage::preview::{Table, csv_table, parquet_table};
+use http_range_header::parse_range_header;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use utoipa::{IntoParams, ToSchema};
 
+use super::Params;
 use crate::error::{Result, ServeError};
 use crate::router::AppState;
+use crate::saved::{Artifact, find, io, open};
 
-/// Files listed of one run.
-pub const FILES_MAX: usize = 10_000;
-/// Folders within folders.
-pub const DEPTH_MAX: usize = 16;
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
-
-/// One saved file.
-#[derive(Debug, Clone, Serialize)]
-pub struct Artifact {
-    /// Says the same file whatever else comes into the list.
-    key: String,
-    name: String,
-    size: u64,
-    r#type: &'static str,
-    hash: Option<String>,
-}
+/// Bytes of a text that are shown, when the number is not said, and at most.
+const PREVIEW_BYTES: (u64, u64) = (256 << 10, 4 << 20);
+/// Rows of a table that are shown, likewise.
+const PREVIEW_ROWS: (usize, usize) = (100, 2_000);
 
 /// `GET /api/runs/{key}/artifacts`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/artifacts",
+    tag = "artifacts",
+    params(("key" = String, Path, description = "The run's key, from the list of runs")),
+    responses((status = 200, description = "Saved files", body = Vec<Artifact>))
+)]
 pub async fn list(
     State(state): State<AppState>,
     Path(key): Path<String>,
@@ -48,146 +47,252 @@ pub async fn list(
     Ok(Json(state.reads.run(what, move || find(&run.dir)).await?))
 }
 
-/// `GET /api/runs/{key}/artifacts/{artifact}/content`
+/// `GET /api/runs/{key}/artifacts/{artifact}/content`, whole or a range of its bytes
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/artifacts/{artifact}/content",
+    tag = "artifacts",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), ("artifact" = String, Path, description = "The file's key, from the list of artifacts"), ("range" = Option<String>, Header, description = "`bytes=FROM-TO`")),
+    responses((status = 200, description = "All of it", content_type = "*/*", body = Vec<u8>), (status = 206, description = "The range that was asked for", content_type = "application/octet-stream", body = Vec<u8>), (status = 416, description = "There is no such range"))
+)]
 pub async fn content(
     State(state): State<AppState>,
     Path((key, wanted)): Path<(String, String)>,
+    headers: HeaderMap,
 ) -> Result<Response> {
-    let missing = || ServeError::NotFound {
-        what: "this artifact",
-    };
-    let run = state.index.run(&key).await?;
-    let folder = run.dir.artifacts();
-    let what = folder.display().to_string();
-    let (artifact, file, size) = state
-        .reads
-        .run(what, move || {
-            let mut all = find(&run.dir)?.into_iter();
-            let artifact = all.find(|a| a.key == wanted).ok_or_else(missing)?;
-            let file = open_beneath(run.dir.root(), &artifact.name)?;
-            let size = file
-                .metadata()
-                .map_err(|source| io("stat", &folder.join(&artifact.name), source))?
-                .len();
-            Ok((artifact, file, size))
-        })
-        .await?;
+    let (artifact, file) = opened(&state, &key, wanted).await?;
     let name = artifact.name.rsplit('/').next().unwrap_or_default();
+    // Never shown as a page of ours, whatever it is.
+    let mut response = ranged(&artifact, file, &headers)?;
+    let disposition = attachment(name);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_DISPOSITION, disposition);
+    Ok(response)
+}
+
+/// `GET /api/runs/{key}/artifacts/{artifact}/inline`: a picture for the page, nothing else
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/artifacts/{artifact}/inline",
+    tag = "artifacts",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), ("artifact" = String, Path, description = "The file's key, from the list of artifacts"), ("range" = Option<String>, Header, description = "`bytes=FROM-TO`")),
+    responses((status = 200, description = "All of it", content_type = "*/*", body = Vec<u8>), (status = 206, description = "The range that was asked for", content_type = "application/octet-stream", body = Vec<u8>), (status = 416, description = "There is no such range"))
+)]
+pub async fn inline(
+    State(state): State<AppState>,
+    Path((key, wanted)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let (artifact, file) = opened(&state, &key, wanted).await?;
+    if !artifact.r#type.starts_with("image/") {
+        return Err(ServeError::BadRequest {
+            what: format!("{} is no picture that a page may show", artifact.name),
+        });
+    }
+    ranged(&artifact, file, &headers)
+}
+
+async fn opened(state: &AppState, key: &str, wanted: String) -> Result<(Artifact, File)> {
+    let run = state.index.run(key).await?;
+    let what = run.dir.artifacts().display().to_string();
+    state.reads.run(what, move || open(&run.dir, &wanted)).await
+}
+
+/// The bytes that are asked for; what is no range that there is, is answered with all of them or refused, as HTTP has
+/// it.
+fn ranged(artifact: &Artifact, mut file: File, headers: &HeaderMap) -> Result<Response> {
+    let size = artifact.size;
+    let tag = tag(&file);
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|v: &HeaderValue| v.to_str().ok())
+    };
+    // A range of a file that was replaced meanwhile would be glued to the wrong one.
+    let is_same = text(header::IF_RANGE).is_none_or(|known| Some(known) == tag.to_str().ok());
+    let asked = text(header::RANGE).filter(|_| is_same);
+    let ranges = asked.and_then(|asked| parse_range_header(asked).ok());
+    let mut status = StatusCode::OK;
+    let (mut from, mut len) = (0, size);
+    let mut content_range = None;
+    if let Some(ranges) = ranges {
+        match ranges.validate(size).as_deref() {
+            Ok([one]) => {
+                status = StatusCode::PARTIAL_CONTENT;
+                (from, len) = (*one.start(), one.end() - one.start() + 1);
+                content_range = Some(format!("bytes {}-{}/{size}", one.start(), one.end()));
+            }
+            // Several at once: the whole is as good an answer.
+            Ok(_) => {}
+            Err(_) => {
+                let range = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
+                return Ok((StatusCode::RANGE_NOT_SATISFIABLE, range).into_response());
+            }
+        }
+    }
+    if from > 0 {
+        let at = FsPath::new(&artifact.name);
+        file.seek(SeekFrom::Start(from))
+            .map_err(|source| io("seek", at, source))?;
+    }
     let headers = [
         (
             header::CONTENT_TYPE,
             HeaderValue::from_static(artifact.r#type),
         ),
-        (header::CONTENT_LENGTH, HeaderValue::from(size)),
-        // Never shown as a page of ours, whatever it is.
-        (header::CONTENT_DISPOSITION, attachment(name)),
+        (header::CONTENT_LENGTH, HeaderValue::from(len)),
+        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+        (header::ETAG, tag),
     ];
-    Ok((
-        headers,
-        Body::from_stream(ReceiverStream::new(chunks(file, size))),
-    )
-        .into_response())
+    let body = Body::from_stream(ReceiverStream::new(chunks(file, len)));
+    let mut response = (status, headers, body).into_response();
+    if let Some(range) = content_range.and_then(|text| HeaderValue::from_str(&text).ok()) {
+        response.headers_mut().insert(header::CONTENT_RANGE, range);
+    }
+    Ok(response)
 }
 
-/// Those that the run told of, in that order; then what else lies there.
-fn find(dir: &RunDir) -> Result<Vec<Artifact>> {
-    let mut there = HashMap::new();
-    let folder = dir.artifacts();
-    // A link in its place would lead to anything that this user can read.
-    if std::fs::symlink_metadata(&folder).is_ok_and(|meta| meta.is_dir()) {
-        walk(&folder, &mut String::new(), 0, &mut there)?;
-    }
-    let mut found = Vec::new();
-    for event in expman_storage::events::read(&dir.events())?.0 {
-        let Some(name) = event["name"]
-            .as_str()
-            .filter(|_| event["type"] == "artifact")
-        else {
-            continue;
-        };
-        if let Some(size) = there.remove(name) {
-            let hash = event["hash"].as_str().map(str::to_owned);
-            found.push(Artifact::new(name, size, hash));
-        }
-    }
-    let mut rest: Vec<_> = there.into_iter().collect();
-    rest.sort();
-    found.extend(
-        rest.iter()
-            .map(|(name, size)| Artifact::new(name, *size, None)),
-    );
-    Ok(found)
+/// Changes with the file.
+fn tag(file: &File) -> HeaderValue {
+    let tag = file.metadata().ok().map(|meta| {
+        let (ino, size) = (meta.ino(), meta.len());
+        format!(
+            "\"{ino:x}-{size:x}-{:x}.{:x}\"",
+            meta.mtime(),
+            meta.mtime_nsec()
+        )
+    });
+    tag.and_then(|tag| HeaderValue::from_str(&tag).ok())
+        .unwrap_or(HeaderValue::from_static("\"?\""))
 }
 
-impl Artifact {
-    fn new(name: &str, size: u64, hash: Option<String>) -> Self {
-        Self {
-            key: blake3::hash(name.as_bytes()).to_hex()[..16].to_owned(),
-            name: name.to_owned(),
-            size,
-            r#type: media_type(name),
-            hash,
-        }
-    }
+/// How much is shown.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PreviewParams {
+    /// Bytes of a text, or of a table in text, that are looked at.
+    max_bytes: Option<u64>,
+    /// Rows of a table.
+    max_rows: Option<usize>,
 }
 
-fn walk(
-    folder: &FsPath,
-    prefix: &mut String,
-    depth: usize,
-    found: &mut HashMap<String, u64>,
-) -> Result<()> {
-    // A link in place of a folder leads out of the run.
-    if std::fs::symlink_metadata(folder).is_ok_and(|meta| meta.is_symlink()) {
-        return Ok(());
-    }
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(io("list", folder, source)),
+/// The beginning of a saved file, for people.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Preview {
+    /// A picture; it is fetched from `inline`.
+    Image,
+    /// Text.
+    Text(Text),
+    /// JSON, set out line by line.
+    Json(Text),
+    /// Comma-separated values.
+    Csv {
+        /// Its beginning.
+        #[serde(flatten)]
+        #[schema(value_type = Object)]
+        table: Table,
+    },
+    /// Parquet.
+    Parquet {
+        /// Its beginning.
+        #[serde(flatten)]
+        #[schema(value_type = Object)]
+        table: Table,
+    },
+    /// Nothing that can be shown.
+    None {
+        /// Why.
+        why: String,
+    },
+}
+
+/// The beginning of a text.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Text {
+    text: String,
+    truncated: bool,
+}
+
+/// `GET /api/runs/{key}/artifacts/{artifact}/preview?max_bytes=&max_rows=`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/artifacts/{artifact}/preview",
+    tag = "artifacts",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), ("artifact" = String, Path, description = "The file's key, from the list of artifacts"), PreviewParams),
+    responses((status = 200, description = "The beginning of the file", body = Preview))
+)]
+pub async fn preview(
+    State(state): State<AppState>,
+    Path((key, wanted)): Path<(String, String)>,
+    Params(params): Params<PreviewParams>,
+) -> Result<Json<Preview>> {
+    let (artifact, file) = opened(&state, &key, wanted).await?;
+    let bytes = params.max_bytes.unwrap_or(PREVIEW_BYTES.0);
+    let rows = params.max_rows.unwrap_or(PREVIEW_ROWS.0);
+    let (bytes, rows) = (bytes.min(PREVIEW_BYTES.1), rows.min(PREVIEW_ROWS.1));
+    let what = artifact.name.clone();
+    let shown = state
+        .reads
+        .run(what, move || shown(&artifact, file, bytes, rows));
+    Ok(Json(shown.await?))
+}
+
+fn shown(artifact: &Artifact, file: File, bytes: u64, rows: usize) -> Result<Preview> {
+    let name = FsPath::new(&artifact.name);
+    let is = |ending: &str| {
+        name.extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case(ending))
     };
-    for entry in entries {
-        let entry = entry.map_err(|source| io("list", folder, source))?;
-        // A name that is no text can't be asked for; a link may lead out of the folder.
-        let (Ok(name), Ok(kind)) = (entry.file_name().into_string(), entry.file_type()) else {
-            continue;
-        };
-        if found.len() >= FILES_MAX {
-            return Ok(());
-        }
-        let length = prefix.len();
-        prefix.push_str(&name);
-        if kind.is_file() && !is_half_written(&name) {
-            found.insert(
-                prefix.clone(),
-                entry.metadata().map_or(0, |meta| meta.len()),
-            );
-        } else if kind.is_dir() && depth < DEPTH_MAX {
-            prefix.push('/');
-            walk(&entry.path(), prefix, depth + 1, found)?;
-        }
-        prefix.truncate(length);
+    if artifact.r#type.starts_with("image/") {
+        return Ok(Preview::Image);
     }
-    Ok(())
-}
-
-/// A copy that is being made has a name of its own until it is whole.
-fn is_half_written(name: &str) -> bool {
-    name.starts_with('.') && FsPath::new(name).extension().is_some_and(|e| e == "tmp")
-}
-
-/// Opens a saved file of a run; the kernel refuses every way out, and every link that was put in between.
-fn open_beneath(run: &FsPath, name: &str) -> Result<File> {
-    let root = File::open(run).map_err(|source| io("open", run, source))?;
-    let beneath = |from: &File, path: &FsPath, flags| {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let opened = rustix::fs::openat2(from, path, flags, Mode::empty(), resolve);
-        let file = opened.map_err(|errno| io("open", &run.join(path), errno.into()))?;
-        Ok::<_, ServeError>(File::from(file))
+    if is("parquet") {
+        return Ok(match parquet_table(file, name, rows) {
+            Ok(table) => Preview::Parquet { table },
+            Err(e) => Preview::None { why: e.to_string() },
+        });
+    }
+    let mut head = Vec::new();
+    let mut piece = file.take(bytes);
+    piece
+        .read_to_end(&mut head)
+        .map_err(|source| io("read", name, source))?;
+    let is_whole = head.len() as u64 >= artifact.size;
+    if is("csv") {
+        let table = csv_table(&head, is_whole, rows);
+        return Ok(Preview::Csv { table });
+    }
+    let Some(text) = as_text(&head, is_whole) else {
+        return Ok(Preview::None {
+            why: "these bytes are no text".to_owned(),
+        });
     };
-    let folder = beneath(&root, FsPath::new("artifacts"), OFlags::DIRECTORY)?;
-    beneath(&folder, FsPath::new(name), OFlags::empty())
+    let pretty = (is("json") && is_whole)
+        .then(|| serde_json::from_str::<serde_json::Value>(&text).ok())
+        .flatten()
+        .and_then(|tree| serde_json::to_string_pretty(&tree).ok());
+    let truncated = !is_whole;
+    Ok(match pretty {
+        Some(text) => Preview::Json(Text { text, truncated }),
+        None => Preview::Text(Text { text, truncated }),
+    })
+}
+
+/// UTF-8 without a NUL, but for a character that the end cut in two.
+fn as_text(head: &[u8], is_whole: bool) -> Option<String> {
+    if head.contains(&0) {
+        return None;
+    }
+    match std::str::from_utf8(head) {
+        Ok(text) => Some(text.to_owned()),
+        Err(e) if !is_whole && e.error_len().is_none() => {
+            let whole = &head[..e.valid_up_to()];
+            Some(String::from_utf8_lossy(whole).into_owned())
+        }
+        Err(_) => None,
+    }
 }
 
 /// Reads a file piece by piece, no faster than it is sent.
@@ -230,69 +335,9 @@ fn attachment(name: &str) -> HeaderValue {
     HeaderValue::from_str(&value).unwrap_or(HeaderValue::from_static("attachment"))
 }
 
-fn media_type(name: &str) -> &'static str {
-    match name
-        .rsplit('.')
-        .next()
-        .unwrap_or_default()
-        .to_ascii_lowercase()
-        .as_str()
-    {
-        "png" => "image/png",
-        "jpg" | "jpeg" => "image/jpeg",
-        "gif" => "image/gif",
-        "webp" => "image/webp",
-        "csv" => "text/csv",
-        "json" => "application/json",
-        "txt" | "log" | "md" | "yaml" | "yml" | "toml" | "py" => "text/plain; charset=utf-8",
-        _ => "application/octet-stream",
-    }
-}
-
-fn io(action: &'static str, path: &FsPath, source: std::io::Error) -> ServeError {
-    ServeError::Storage(StorageError::Io {
-        action,
-        path: PathBuf::from(path),
-        source,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_outside_of_the_folder_opens() {
-        let tmp = tempfile::tempdir().unwrap();
-        let folder = tmp.path().join("artifacts");
-        std::fs::create_dir(&folder).unwrap();
-        File::create(tmp.path().join("secret")).unwrap();
-        File::create(folder.join("model.bin")).unwrap();
-        std::os::unix::fs::symlink("../secret", folder.join("link")).unwrap();
-        std::os::unix::fs::symlink("..", folder.join("up")).unwrap();
-        assert!(open_beneath(tmp.path(), "model.bin").is_ok());
-        for name in [
-            "../secret",
-            "link",
-            "up/secret",
-            "/etc/passwd",
-            "./../secret",
-        ] {
-            assert!(open_beneath(tmp.path(), name).is_err(), "{name}");
-        }
-        let mut found = HashMap::new();
-        walk(&folder, &mut String::new(), 0, &mut found).unwrap();
-        assert_eq!(found.keys().collect::<Vec<_>>(), ["model.bin"]);
-        // The folder itself may be a link.
-        let other = tmp.path().join("other");
-        std::fs::create_dir(&other).unwrap();
-        let out = other.join("artifacts");
-        std::os::unix::fs::symlink(&folder, &out).unwrap();
-        assert!(open_beneath(&other, "model.bin").is_err());
-        found.clear();
-        walk(&out, &mut String::new(), 0, &mut found).unwrap();
-        assert!(found.is_empty(), "{found:?}");
-    }
 
     #[test]
     fn a_file_name_can_not_break_out_of_its_header() {

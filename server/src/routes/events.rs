@@ -4,19 +4,28 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde::Deserialize;
 use serde_json::{Value as Json_, json};
+use utoipa::IntoParams;
 
 use super::Params;
 use crate::error::Result;
 use crate::router::AppState;
 
 /// Which events.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct EventParams {
     /// Only those behind the event with this id.
     after: Option<String>,
 }
 
 /// `GET /api/runs/{key}/events?after=`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/events",
+    tag = "run",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), EventParams),
+    responses((status = 200, description = "What happened to it, and lines of the file that are no events", body = Object))
+)]
 pub async fn list(
     State(state): State<AppState>,
     Path(key): Path<String>,

@@ -3,12 +3,13 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::error::Result;
 use crate::router::AppState;
 
 /// One experiment.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Experiment {
     name: String,
     display_name: Option<String>,
@@ -19,6 +20,12 @@ pub struct Experiment {
 }
 
 /// `GET /api/experiments`
+#[utoipa::path(
+    get,
+    path = "/experiments",
+    tag = "runs",
+    responses((status = 200, description = "Every experiment", body = Vec<Experiment>))
+)]
 pub async fn list(State(state): State<AppState>) -> Result<Json<Vec<Experiment>>> {
     let found = state.index.experiments().await?;
     let experiments = found.into_iter().map(|e| Experiment {

@@ -1,30 +1,25 @@
 //! Lines of a run's two logs.
 
-use std::collections::VecDeque;
-
 use axum::Json;
 use axum::extract::{Path, State};
 use expman_model::Level;
+use expman_storage::select::{Pattern, Select, Source};
 use expman_storage::text::LogKind;
-use expman_storage::{RunDir, TextTail};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Params;
 use crate::error::{Result, ServeError};
 use crate::router::AppState;
+use crate::search::Search;
 use crate::wire::Line;
 
 /// Lines of one answer.
 const LINES_MAX: usize = 10_000;
 /// Lines when the number is not said.
 const LINES_DEFAULT: usize = 500;
-/// Bytes that are searched backwards for the last lines: first, …
-const BACK_FIRST: u64 = 256 << 10;
-/// … and at most, in steps of four times as many.
-const BACK_MAX: u64 = 64 << 20;
-
 /// Which of the two.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFile {
     /// Messages.
@@ -45,134 +40,124 @@ impl LogFile {
 }
 
 /// Which lines.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct LogParams {
+    /// `run` for messages, `console` for captured output.
     #[serde(default)]
+    #[param(inline)]
     file: LogFile,
-    rank: Option<u32>,
+    /// Ranks, such as `3` or `0,4-7`.
+    rank: Option<String>,
     /// `out` or `err`.
     stream: Option<String>,
-    /// This level and above.
+    /// Messages of this level and above.
     level: Option<String>,
-    /// The last lines, so many.
+    /// A regular expression that the text matches.
+    grep: Option<String>,
+    /// Whether letters match in either case.
+    #[serde(default)]
+    ignore_case: bool,
+    /// So many lines at most; the last ones, unless `after` is given.
     tail: Option<usize>,
     /// Lines from this byte on, the cursor of an earlier answer.
     after: Option<u64>,
+    /// Lines in front of this byte, the first of an earlier answer.
+    before: Option<u64>,
+    /// Lines around this moment, in microseconds since 1970 UTC: half in front of it, half behind.
+    around: Option<i64>,
 }
 
 /// Some lines.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Logs {
     /// Byte behind the last line that was looked at.
     cursor: u64,
+    /// Byte of the first one.
+    first: u64,
     lines: Vec<Line>,
+    /// Bytes of the text that were looked through.
+    searched_bytes: u64,
+    /// Whether there may be more in front of `first`.
+    more: bool,
 }
 
-struct Wanted {
-    rank: Option<u32>,
-    stream: Option<String>,
-    level: Option<Level>,
-}
-
-impl Wanted {
-    fn admits(&self, line: &Line, level: Option<Level>) -> bool {
-        self.rank.is_none_or(|rank| line.rank == Some(rank))
-            && self
-                .stream
-                .as_deref()
-                .is_none_or(|stream| line.stream == Some(stream))
-            && self
-                .level
-                .is_none_or(|least| level.is_some_and(|level| level >= least))
+impl LogParams {
+    fn select(&self) -> Result<Select, String> {
+        let level =
+            |text: &str| Level::parse(text).ok_or_else(|| format!("level {text:?} is not known"));
+        let source = |text: &str| match text {
+            "out" => Ok(Source::Out),
+            "err" => Ok(Source::Err),
+            _ => Err(format!("stream {text:?} is neither out nor err")),
+        };
+        let pattern =
+            |text: &str| Pattern::new(text, self.ignore_case).map_err(|e| format!("grep: {e}"));
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        Ok(Select {
+            ranks: given(&self.rank).map(|list| list.parse()).transpose()?,
+            source: given(&self.stream).as_deref().map(source).transpose()?,
+            level: given(&self.level).as_deref().map(level).transpose()?,
+            grep: given(&self.grep).as_deref().map(pattern).transpose()?,
+            ..Select::default()
+        })
     }
 }
 
-/// `GET /api/runs/{key}/logs?file=&rank=&stream=&level=&tail=&after=`
+/// `GET /api/runs/{key}/logs?file=&rank=&stream=&level=&grep=&tail=&after=&before=&around=`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/logs",
+    tag = "logs",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), LogParams),
+    responses((status = 200, description = "Lines, and where they stand", body = Logs))
+)]
 pub async fn logs(
     State(state): State<AppState>,
     Path(key): Path<String>,
     Params(params): Params<LogParams>,
 ) -> Result<Json<Logs>> {
     let bad = |what: String| ServeError::BadRequest { what };
-    let level = params
-        .level
-        .as_deref()
-        .map(|text| Level::parse(text).ok_or_else(|| bad(format!("level {text:?} is not known"))));
-    let wanted = Wanted {
-        rank: params.rank,
-        stream: params.stream,
-        level: level.transpose()?,
-    };
+    let places = [
+        params.after.is_some(),
+        params.before.is_some(),
+        params.around.is_some(),
+    ];
+    if places.iter().filter(|given| **given).count() > 1 {
+        return Err(bad(
+            "only one of after, before and around can be given".to_owned()
+        ));
+    }
+    let select = params.select().map_err(bad)?;
     let run = state.index.run(&key).await?;
-    let kind = params.file.kind();
-    let max = params.tail.unwrap_or(LINES_DEFAULT).min(LINES_MAX);
     let what = run.dir.root().display().to_string();
-    let found = state.reads.run(what, move || match params.after {
-        Some(after) => forward(&run.dir, kind, after, &wanted),
-        None => last(&run.dir, kind, max, &wanted),
+    let default = if params.after.is_some() {
+        LINES_MAX
+    } else {
+        LINES_DEFAULT
+    };
+    let search = Search {
+        dir: run.dir,
+        kind: params.file.kind(),
+        select,
+        max: params.tail.unwrap_or(default).clamp(1, LINES_MAX),
+    };
+    let found = state.reads.run(what, move || match params {
+        LogParams {
+            after: Some(after), ..
+        } => search.behind(after),
+        LogParams {
+            around: Some(at_us),
+            ..
+        } => search.around(at_us),
+        LogParams { before, .. } => search.before(before),
     });
-    Ok(Json(found.await?))
-}
-
-fn forward(dir: &RunDir, kind: LogKind, after: u64, wanted: &Wanted) -> Result<Logs> {
-    let mut tail = TextTail::new(dir, kind, after);
-    let mut found = Vec::new();
-    let mut searched = 0;
-    while found.len() < LINES_MAX && searched < BACK_MAX {
-        let from = tail.offset();
-        let lines = tail.poll()?;
-        if lines.is_empty() {
-            break;
-        }
-        searched += tail.offset() - from;
-        for line in lines {
-            let (at, level) = (line.offset, line.level);
-            let line = Line::from(line);
-            if wanted.admits(&line, level) {
-                if found.len() == LINES_MAX {
-                    return Ok(Logs {
-                        cursor: at,
-                        lines: found,
-                    });
-                }
-                found.push(line);
-            }
-        }
-    }
-    Ok(Logs {
-        cursor: tail.offset(),
-        lines: found,
-    })
-}
-
-fn last(dir: &RunDir, kind: LogKind, max: usize, wanted: &Wanted) -> Result<Logs> {
-    let mut back = BACK_FIRST;
-    loop {
-        let mut tail = TextTail::near_end(dir, kind, back)?;
-        let whole = tail.offset() == 0 || back >= BACK_MAX;
-        let mut found = VecDeque::new();
-        loop {
-            let lines = tail.poll()?;
-            if lines.is_empty() {
-                break;
-            }
-            for line in lines {
-                let level = line.level;
-                let line = Line::from(line);
-                if wanted.admits(&line, level) {
-                    found.push_back(line);
-                    if found.len() > max {
-                        found.pop_front();
-                    }
-                }
-            }
-        }
-        if found.len() >= max || whole {
-            return Ok(Logs {
-                cursor: tail.offset(),
-                lines: found.into(),
-            });
-        }
-        back *= 4;
-    }
+    let found = found.await?;
+    Ok(Json(Logs {
+        cursor: found.end,
+        first: found.first,
+        lines: found.lines,
+        searched_bytes: found.searched,
+        more: found.more,
+    }))
 }

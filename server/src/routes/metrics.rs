@@ -1,7 +1,5 @@
 //! Metric values: exact, or as the buckets of a chart.
 
-use std::collections::HashSet;
-
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::header;
@@ -9,8 +7,9 @@ use axum::response::{IntoResponse, Response};
 use expman_storage::pyramid::{EVERYWHERE, Totals};
 use expman_storage::{Filter, RunEntry};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::Params;
+use super::{Params, names, ranks};
 use crate::error::{Result, ServeError};
 use crate::follow::{Found, read_rows};
 use crate::question::{Answer, Question};
@@ -24,7 +23,8 @@ const POINTS_MAX: usize = 2_000_000;
 const BUCKETS_ASKED: std::ops::RangeInclusive<usize> = 1..=100_000;
 
 /// Which points.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct MetricParams {
     since_step: Option<i64>,
     /// Ranks, separated by commas.
@@ -44,7 +44,10 @@ impl MetricParams {
             )));
         }
         Ok(Filter {
-            keys: self.keys.as_deref().map(names),
+            keys: self
+                .keys
+                .as_deref()
+                .map(|list| names(list).into_iter().collect()),
             ranks: self.rank.as_deref().map(ranks).transpose()?,
             since_step: self.since_step,
             ..Filter::default()
@@ -52,34 +55,14 @@ impl MetricParams {
     }
 }
 
-/// The ranks of a list.
-pub(super) fn ranks(list: &str) -> Result<HashSet<u32>> {
-    let rank = |text: &str| {
-        let rank = text.trim().parse::<u32>();
-        rank.map_err(|_not_a_rank| ServeError::BadRequest {
-            what: format!("rank {text:?} is no number"),
-        })
-    };
-    list.split(',').map(rank).collect()
-}
-
-/// Splits at commas that have no backslash before them.
-pub(super) fn names(list: &str) -> HashSet<String> {
-    let mut found = HashSet::new();
-    let mut name = String::new();
-    let mut chars = list.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => name.extend(chars.next()),
-            ',' => drop(found.insert(std::mem::take(&mut name))),
-            c => name.push(c),
-        }
-    }
-    found.insert(name);
-    found
-}
-
 /// `GET /api/runs/{key}/metrics?since_step=&rank=&keys=&max_points=`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/metrics",
+    tag = "metrics",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), MetricParams),
+    responses((status = 200, description = "Exact points, or buckets with `max_points`", body = Object))
+)]
 pub async fn metrics(
     State(state): State<AppState>,
     Path(key): Path<String>,
@@ -174,7 +157,7 @@ fn from_files(run: &RunEntry, filter: &Filter) -> Result<Metrics> {
 }
 
 /// One metric.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct KeyInfo {
     key: String,
     ranks: Vec<u32>,
@@ -204,6 +187,13 @@ impl KeyInfo {
 }
 
 /// `GET /api/runs/{key}/keys`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/keys",
+    tag = "metrics",
+    params(("key" = String, Path, description = "The run's key, from the list of runs")),
+    responses((status = 200, description = "Its metrics", body = Vec<KeyInfo>))
+)]
 pub async fn keys(
     State(state): State<AppState>,
     Path(key): Path<String>,
@@ -218,18 +208,4 @@ pub async fn keys(
         KeyInfo::new(key, ranks.keys().copied().collect(), &totals)
     });
     Ok(Json(keys.collect()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_with_commas_can_be_asked_for() {
-        assert_eq!(
-            names(r"a,b\,c,d\\"),
-            HashSet::from(["a".into(), "b,c".into(), "d\\".into()])
-        );
-        assert_eq!(names(""), HashSet::from([String::new()]));
-    }
 }

@@ -1,37 +1,186 @@
 //! Runs: the list, and one run's record, parameters and figures.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use expman_model::Param;
 use expman_storage::text::{self, LogKind};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json_, json};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Params;
-use crate::error::Result;
+use crate::card::{Card, Column, NoColumn};
+use crate::error::{Result, ServeError};
+use crate::index::{Changes, Listing};
 use crate::router::AppState;
 use crate::stamps::Stamps;
 use crate::wire::{self, RunSummary};
 
-/// Which runs.
-#[derive(Debug, Deserialize)]
+/// Names of each kind that are told.
+const NAMES_MAX: usize = 2_000;
+/// Columns of one answer.
+const COLUMNS_MAX: usize = 64;
+
+/// Which runs, and what of them.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ListParams {
+    /// Only those of this experiment.
     experiment: Option<String>,
+    /// The version of an earlier answer: only what changed since. Empty for everything, with a version.
+    since: Option<String>,
+    /// `metric:NAME`, `min:NAME`, `max:NAME`, `scalar:NAME`, `param:NAME`, separated by commas; a comma in a name is
+    /// written `\,`.
+    columns: Option<String>,
 }
 
-/// `GET /api/runs?experiment=`, the newest first
+/// What changed in the list of runs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RunChanges {
+    /// What to give back as `since`.
+    version: String,
+    /// Whether these are all runs: the client has to forget those that it has.
+    full: bool,
+    /// How many runs there are.
+    total: usize,
+    /// Lines of the list, each with its `columns`.
+    #[schema(value_type = Vec<Object>)]
+    changed: Vec<Json_>,
+    /// Keys of runs that went away.
+    removed: Vec<String>,
+}
+
+impl RunChanges {
+    /// What is new since a version.
+    pub fn of(listing: &Listing, since: &str, columns: &[Column]) -> Self {
+        let Changes {
+            full,
+            mut cards,
+            removed,
+        } = listing.since(since);
+        newest_first(&mut cards);
+        Self {
+            version: listing.version(),
+            full,
+            total: listing.cards.len(),
+            changed: cards.iter().map(|card| card.line(columns)).collect(),
+            removed,
+        }
+    }
+}
+
+fn newest_first(cards: &mut [Arc<Card>]) {
+    cards.sort_by(|a, b| b.summary.started_at().cmp(&a.summary.started_at()));
+}
+
+/// The list of runs: all of it, or what changed.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes what `list` writes")]
+pub enum RunList {
+    /// Without `since` and `columns`.
+    All(Vec<RunSummary>),
+    /// With one of them.
+    Changes(RunChanges),
+}
+
+/// `GET /api/runs?experiment=&since=&columns=`, the newest first
+#[utoipa::path(
+    get,
+    path = "/runs",
+    tag = "runs",
+    params(ListParams),
+    responses((status = 200, description = "The newest first; with `since` or `columns` an object of what changed: version, full, total, changed, removed", body = RunList))
+)]
 pub async fn list(
     State(state): State<AppState>,
     Params(params): Params<ListParams>,
-) -> Result<Json<Vec<RunSummary>>> {
-    let runs = state.index.runs().await?;
-    let wanted = |name: &str| params.experiment.as_deref().is_none_or(|e| e == name);
-    let mut found: Vec<_> = runs.iter().filter(|run| wanted(&run.experiment)).collect();
-    found.sort_by(|a, b| b.meta.started_at.cmp(&a.meta.started_at));
-    Ok(Json(found.into_iter().map(RunSummary::from).collect()))
+) -> Result<Response> {
+    let columns = columns(params.columns.as_deref())?;
+    let listing = state.index.listing().await?;
+    let wanted = params.experiment;
+    let is_wanted = move |name: &Json_| wanted.as_deref().is_none_or(|e| name == e);
+    let is_plain = params.since.is_none() && columns.is_empty();
+    let since = params.since.unwrap_or_default();
+    // Where blocking is allowed: parameters are read from files, and ten thousand lines take a while.
+    let body = state.reads.run("the list of runs", move || {
+        if !is_plain {
+            let mut changes = RunChanges::of(&listing, &since, &columns);
+            changes
+                .changed
+                .retain(|line| is_wanted(&line["experiment"]));
+            return Ok(serde_json::to_vec(&changes));
+        }
+        let mut cards = listing.cards.clone();
+        cards.retain(|card| is_wanted(&json!(card.summary.experiment())));
+        newest_first(&mut cards);
+        let lines: Vec<_> = cards.iter().map(|card| &card.summary).collect();
+        Ok(serde_json::to_vec(&lines))
+    });
+    let body = body.await?.map_err(|e| ServeError::Unreadable {
+        what: e.to_string(),
+    })?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// The columns in a list of them.
+pub fn columns(list: Option<&str>) -> Result<Vec<Column>> {
+    let bad = |what: String| ServeError::BadRequest { what };
+    let Some(list) = list.filter(|list| !list.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let names = super::names(list);
+    if names.len() > COLUMNS_MAX {
+        return Err(bad(format!("more than {COLUMNS_MAX} columns")));
+    }
+    let column = |name: &String| name.parse().map_err(|e: NoColumn| bad(e.to_string()));
+    names.iter().map(column).collect()
+}
+
+/// `GET /api/columns`: what the columns of the list may show, over all runs
+#[utoipa::path(
+    get,
+    path = "/columns",
+    tag = "runs",
+    responses((status = 200, description = "Names over all runs", body = Object))
+)]
+pub async fn column_names(State(state): State<AppState>) -> Result<Json<Json_>> {
+    let listing = state.index.listing().await?;
+    let names = state.reads.run("the names in all runs", move || {
+        let (mut metrics, mut scalars) = (BTreeSet::new(), BTreeSet::new());
+        let mut params = BTreeSet::new();
+        for card in &listing.cards {
+            metrics.extend(card.metrics().map(str::to_owned));
+            scalars.extend(card.summary.scalars().map(str::to_owned));
+            params.extend(card.params().keys().cloned());
+        }
+        let more = [&metrics, &scalars, &params]
+            .iter()
+            .any(|names| names.len() > NAMES_MAX);
+        let some = |names: BTreeSet<String>| names.into_iter().take(NAMES_MAX).collect::<Vec<_>>();
+        Ok(json!({
+            "metrics": some(metrics),
+            "scalars": some(scalars),
+            "params": some(params),
+            "more": more,
+        }))
+    });
+    Ok(Json(names.await?))
 }
 
 /// `GET /api/runs/{key}`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}",
+    tag = "run",
+    params(("key" = String, Path, description = "The run's key, from the list of runs")),
+    responses((status = 200, description = "Its record", body = Object))
+)]
 pub async fn detail(State(state): State<AppState>, Path(key): Path<String>) -> Result<Json<Json_>> {
     let run = state.index.run(&key).await?;
     let dir = run.dir.clone();
@@ -41,6 +190,13 @@ pub async fn detail(State(state): State<AppState>, Path(key): Path<String>) -> R
 }
 
 /// `GET /api/runs/{key}/config`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/config",
+    tag = "run",
+    params(("key" = String, Path, description = "The run's key, from the list of runs")),
+    responses((status = 200, description = "Its parameters", body = Object))
+)]
 pub async fn config(State(state): State<AppState>, Path(key): Path<String>) -> Result<Json<Json_>> {
     let run = state.index.run(&key).await?;
     let path = run.dir.config();
@@ -55,6 +211,13 @@ pub async fn config(State(state): State<AppState>, Path(key): Path<String>) -> R
 }
 
 /// `GET /api/runs/{key}/stats`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/stats",
+    tag = "run",
+    params(("key" = String, Path, description = "The run's key, from the list of runs")),
+    responses((status = 200, description = "Its counts, and bytes on disk", body = Object))
+)]
 pub async fn stats(State(state): State<AppState>, Path(key): Path<String>) -> Result<Json<Json_>> {
     let run = state.index.run(&key).await?;
     let size = |path: std::path::PathBuf| std::fs::metadata(path).map_or(0, |meta| meta.len());

@@ -15,9 +15,9 @@ use expman_storage::{Filter, RunEntry};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use utoipa::IntoParams;
 
-use super::Params;
-use super::metrics::{names, ranks};
+use super::{Params, names, ranks};
 use crate::drawn::{COLUMNS, Drawn};
 use crate::error::{Result, ServeError};
 use crate::question::{Answer, Question};
@@ -39,7 +39,8 @@ const BUCKETS_ASKED: RangeInclusive<usize> = 1..=4096;
 const BUCKETS: usize = 1024;
 
 /// Which series, and how fine.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct SeriesParams {
     /// Metrics, separated by commas; a comma in a name is written `\,`.
     keys: Option<String>,
@@ -74,7 +75,7 @@ impl SeriesParams {
             return bad(format!("from_step {from} lies behind to_step {to}"));
         }
         Ok(Question {
-            keys: Some(keys),
+            keys: Some(keys.into_iter().collect()),
             ranks: self.rank.as_deref().map(ranks).transpose()?,
             range: from..=to,
             max,
@@ -94,6 +95,13 @@ impl SeriesParams {
 }
 
 /// `GET /api/runs/{key}/series?keys=&rank=&from_step=&to_step=&max_points=&merge=ranks`
+#[utoipa::path(
+    get,
+    path = "/runs/{key}/series",
+    tag = "metrics",
+    params(("key" = String, Path, description = "The run's key, from the list of runs"), SeriesParams),
+    responses((status = 200, description = "Series on one grid of steps; by `Accept` as JSON, or as columns of little-endian f64 behind a JSON header; or the exact rows as CSV or an Arrow stream", content((Object = "application/json"), (Vec<u8> = "application/vnd.expman.columns"), (String = "text/csv"), (Vec<u8> = "application/vnd.apache.arrow.stream"))))
+)]
 pub async fn series(
     State(state): State<AppState>,
     Path(key): Path<String>,

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use expman_storage::pyramid::{EVERYWHERE, Series};
 use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
 
 use super::Params;
 use crate::error::{Result, ServeError};
@@ -22,7 +23,8 @@ const POINTS: usize = 48;
 const POINTS_MAX: usize = 512;
 
 /// Which metric of which runs.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct SparkParams {
     /// Keys of runs, separated by commas.
     runs: String,
@@ -61,6 +63,13 @@ pub struct Sparks {
 }
 
 /// `GET /api/sparklines?runs=&key=&max_points=`
+#[utoipa::path(
+    get,
+    path = "/sparklines",
+    tag = "metrics",
+    params(SparkParams),
+    responses((status = 200, description = "One metric of many runs, the mean over ranks; null for a run that does not have it", body = Object))
+)]
 pub async fn sparklines(
     State(state): State<AppState>,
     Params(params): Params<SparkParams>,

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 #![allow(clippy::unwrap_used, reason = "only tests come here")]
 
+pub mod sse;
+
 use std::path::Path;
 
 use axum::Router;

@@ -16,7 +16,7 @@ use crate::pyramid::Upkeep;
 use crate::reader::{Filter, segment_chain, snapshot, unsealed};
 use crate::rows::Rows;
 use crate::sealer::{Done, Job, remove};
-use crate::{durable, segment, yaml};
+use crate::{durable, edits, segment, yaml};
 
 /// How often, and how long apart, the events are tried that a run has left at its end.
 const LAST_ATTEMPTS: u32 = 10;
@@ -146,8 +146,14 @@ impl RunWriter {
             yaml::prepare(&self.dir.config(), &self.state.params)?.publish(Some(&self.fence))?;
             self.state.params_dirty = false;
         }
+        let edits = edits::pending(&self.dir);
+        for (_, edit) in &edits {
+            edit.apply_to(&mut self.state.meta);
+        }
         let record = self.state.record(&self.rows.keys);
         yaml::prepare(&self.dir.meta(), &record)?.publish(Some(&self.fence))?;
+        // Readers find an edit beside the record or in it.
+        edits.iter().try_for_each(|(path, _)| remove(path))?;
         self.state.dirty = false;
         self.saved_at = Instant::now();
         Ok(())
@@ -188,7 +194,9 @@ impl RunWriter {
             let done = self.publish();
             self.chores.publish.note(done)?;
         }
-        if (self.state.dirty || self.state.params_dirty) && self.saved_at.elapsed() >= SAVE_EVERY {
+        if self.saved_at.elapsed() >= SAVE_EVERY
+            && (self.state.dirty || self.state.params_dirty || edits::are_waiting(&self.dir))
+        {
             self.try_save()?;
         }
         Ok(())

@@ -20,6 +20,7 @@ pub struct TextTail {
     kind: LogKind,
     reader: TextReader,
     offset: u64,
+    chunk_bytes: usize,
 }
 
 impl TextTail {
@@ -31,7 +32,15 @@ impl TextTail {
             kind,
             reader: TextReader::new(dir, kind),
             offset,
+            chunk_bytes: CHUNK_BYTES,
         }
+    }
+
+    /// The same tail, which reads about so many bytes at once: for whoever needs a few lines only.
+    #[must_use]
+    pub const fn by(mut self, bytes: usize) -> Self {
+        self.chunk_bytes = bytes;
+        self
     }
 
     /// A tail that begins at most `bytes` before the end of the text, at the start of a record.
@@ -39,12 +48,19 @@ impl TextTail {
     /// # Errors
     /// When a file is there and can't be read.
     pub fn near_end(dir: &RunDir, kind: LogKind, bytes: u64) -> Result<Self> {
-        let mut tail = Self::new(dir, kind, 0);
+        Self::near(dir, kind, length(dir, kind)?.saturating_sub(bytes))
+    }
+
+    /// A tail that begins at or a little behind a byte offset, at the start of a record.
+    ///
+    /// # Errors
+    /// When a file is there and can't be read.
+    pub fn near(dir: &RunDir, kind: LogKind, offset: u64) -> Result<Self> {
+        let mut tail = Self::new(dir, kind, offset);
         let end = length(dir, kind)?;
-        if end <= bytes {
+        if offset == 0 {
             return Ok(tail);
         }
-        tail.offset = end - bytes;
         loop {
             let chunk = tail.reader.read(tail.offset, SEEK_BYTES)?;
             // Whatever stands behind a missing piece begins a record.
@@ -106,7 +122,7 @@ impl TextTail {
         wanted: impl Fn(&[u8]) -> bool,
         mut each: impl FnMut(&LineRef<'_>),
     ) -> Result<()> {
-        let mut max = CHUNK_BYTES;
+        let mut max = self.chunk_bytes;
         loop {
             let chunk = self.reader.read(self.offset, max)?;
             if chunk.bytes.is_empty() {

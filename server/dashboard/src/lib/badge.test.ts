@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { badge, type Connection, listBadge, SILENCE_MAX_MS } from "./badge";
+import { badge, type Connection, listBadge, listState, SILENCE_MAX_MS } from "./badge";
 
 const running = { status: "running", live: true } as const;
 
@@ -40,4 +40,21 @@ describe("listBadge", () => {
       reason: "run.yaml: line 3",
     });
   });
+});
+
+describe("the state of a list", () => {
+  it("is live only when it was heard of lately", () => {
+    expect(listState(true, 1000, null, 2000, false).kind).toBe("live");
+    expect(listState(true, 1000, "down", 2000, false).kind).toBe("reconnecting");
+    expect(listState(true, null, null, 2000, false).kind).toBe("reconnecting");
+    expect(listState(true, 1000, null, 1001 + SILENCE_MAX_MS, false)).toMatchObject({ kind: "stale", label: "stale 12 s" });
+    expect(listState(false, 1000, null, 9e9, false).kind).toBe("idle");
+    expect(listState(true, 1000, null, 2000, true).kind).toBe("restarted");
+  });
+});
+
+it("tells of a server that was started again, but not over an end or a silence", () => {
+  expect(badge(running, "open", 1000, 2000, true).kind).toBe("restarted");
+  expect(badge(running, "open", 0, SILENCE_MAX_MS + 1, true)).toMatchObject({ kind: "stale", label: "stale 12 s" });
+  expect(badge({ status: "finished", live: false }, "open", 0, 0, true).kind).toBe("finished");
 });

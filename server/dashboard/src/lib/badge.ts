@@ -3,7 +3,7 @@ import type { RunSummary, Status } from "./types";
 /** How the page is connected to the server. */
 export type Connection = "connecting" | "open" | "lost" | "paused" | "off";
 
-export type BadgeKind = "live" | "reconnecting" | "stale" | "finished" | "crashed" | "idle";
+export type BadgeKind = "live" | "reconnecting" | "stale" | "finished" | "crashed" | "restarted" | "idle";
 
 export interface BadgeFacts {
   kind: BadgeKind;
@@ -35,6 +35,7 @@ export function badge(
   connection: Connection,
   heardMs: number | null,
   nowMs: number,
+  restarted = false,
 ): BadgeFacts {
   const ended = run ? ENDED[run.status] : undefined;
   if (run && ended) return { kind: ended[0], label: run.status, reason: ended[1] };
@@ -53,8 +54,14 @@ export function badge(
   if (heardMs !== null && nowMs - heardMs > SILENCE_MAX_MS)
     return {
       kind: "stale",
-      label: "stale",
+      label: `stale ${Math.round((nowMs - heardMs) / 1000)} s`,
       reason: `Nothing heard from the server for ${Math.round((nowMs - heardMs) / 1000)} s.`,
+    };
+  if (restarted)
+    return {
+      kind: "restarted",
+      label: "server restarted",
+      reason: "The server was started again; the page has fetched what it missed.",
     };
   if (!run.live)
     return {
@@ -67,6 +74,19 @@ export function badge(
   if (run.status !== "running")
     return { kind: "stale", label: "unknown", reason: "The run's state could not be read." };
   return { kind: "live", label: "live", reason: "The run is being written; this page follows it." };
+}
+
+/** The badge of a page that shows many runs. */
+export function listState(live: boolean, heardMs: number | null, problem: string | null, nowMs: number, restarted: boolean): BadgeFacts {
+  if (problem !== null)
+    return { kind: "reconnecting", label: "reconnecting", reason: `${problem}; what is shown may be old.` };
+  if (heardMs === null) return { kind: "reconnecting", label: "connecting", reason: "Waiting for the server." };
+  if (!live) return { kind: "idle", label: "snapshot", reason: "The server was started without live updates." };
+  const age = Math.round((nowMs - heardMs) / 1000);
+  if (nowMs - heardMs > SILENCE_MAX_MS)
+    return { kind: "stale", label: `stale ${age} s`, reason: `Nothing heard from the server for ${age} s.` };
+  if (restarted) return { kind: "restarted", label: "server restarted", reason: "The server was started again." };
+  return { kind: "live", label: "live", reason: "The list follows what happens." };
 }
 
 /** The badge of a row in the list of runs, which is fetched and not streamed. */

@@ -1,81 +1,79 @@
 /** One uPlot chart and the little that stands around it, outside of framework state. */
 
 import uPlot from "uplot";
-import { type Grid, type Lines, lines } from "./grid";
+import { axisTicks, RELATIVE_STEPS, xLabel } from "./axes";
+import type { Drawing, DrawnLine, Range, XMode, YScale } from "./drawing";
 import { value } from "./format";
 import { look } from "./palette";
 import { css } from "./theme";
 
-/** Every rank as a line, or their mean; the band over all ranks is there in both. */
-export type Mode = "ranks" | "mean";
-
-export interface ChartLook {
-  mode: Mode;
-  /** Ranks with a line of their own; null: all. */
-  only: ReadonlySet<number> | null;
-  log: boolean;
+/** A place in a chart that a reader chose. */
+export interface Picked {
+  /** Number of the x in the drawing. */
+  index: number;
+  /** The line nearest to the pointer. */
+  line: DrawnLine | null;
+  /** Where it is, in pixels of the plot. */
+  left: number;
+  top: number;
 }
 
-/** Short facts for the chart's head, as of the last drawing. */
-export interface Facts {
-  latest: string;
-  bucket: number;
-  nonFinite: string;
-  empty: boolean;
+export interface ViewHooks {
+  /** A range was drawn with the mouse; null: all of it again. */
+  zoom(range: Range | null): void;
+  pick(picked: Picked): void;
 }
 
-const HEIGHT_PX = 220;
+export interface ViewLook {
+  x: XMode;
+  y: YScale;
+  zoom: Range | null;
+}
+
 const TOOLTIP_ROWS_MAX = 12;
-/** Cursor and zoom are linked over the charts of a run. */
+/** The cursor is linked over the charts of a page. */
 const SYNC = uPlot.sync("charts");
+const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif';
 
 export class ChartView {
   private plot: uPlot | null = null;
   private shape = "";
-  private data: Lines | null = null;
-  private zoomed = false;
+  private drawing: Drawing | null = null;
+  private size = "";
   private readonly tip = document.createElement("div");
   private readonly resize: ResizeObserver;
 
   constructor(
     private readonly host: HTMLElement,
-    private readonly grid: () => Grid | undefined,
-    private readonly tell: (facts: Facts) => void,
-    public look: ChartLook,
+    private readonly hooks: ViewHooks,
+    public look: ViewLook,
   ) {
     this.tip.className = "chart-tip";
     this.tip.hidden = true;
-    this.resize = new ResizeObserver(() => {
-      this.plot?.setSize({ width: this.width(), height: HEIGHT_PX });
-    });
+    this.resize = new ResizeObserver(() => this.fit());
     this.resize.observe(host);
   }
 
-  draw(): void {
-    const grid = this.grid();
-    if (!grid) return;
-    const data = lines(grid, this.look.only);
-    this.data = data;
-    const columns = this.columns(data);
-    const shape = `${this.look.mode} ${this.look.log} ${data.ranks.map((r) => r.rank).join()}`;
+  draw(drawing: Drawing): void {
+    this.drawing = drawing;
+    const columns = this.columns(drawing);
+    const lines = drawing.lines.map((l) => `${l.role} ${l.look} ${l.name}`).join("\n");
+    const shape = `${this.look.x} ${this.look.y} ${drawing.x.length < 3}\n${lines}`;
     if (this.plot && shape === this.shape) {
-      const { min, max } = this.plot.scales.x ?? {};
-      this.plot.setData(columns, !this.zoomed);
-      // Setting x again lets y follow the new points, and leaves the zoom where the reader put it.
-      if (this.zoomed && min != null && max != null) this.plot.setScale("x", { min, max });
+      // The scale of x asks for the zoom itself, so new points never lose it.
+      this.plot.setData(columns);
     } else {
       this.drop();
       this.shape = shape;
-      this.plot = new uPlot(this.options(data), columns, this.host);
+      this.plot = new uPlot(this.options(drawing), columns, this.host);
       this.plot.over.append(this.tip);
     }
-    this.tell(facts(grid, this.look.only));
   }
 
   /** Takes the colours of a new theme. */
   restyle(): void {
     this.shape = "";
-    this.draw();
+    if (this.drawing) this.draw(this.drawing);
   }
 
   destroy(): void {
@@ -83,95 +81,197 @@ export class ChartView {
     this.drop();
   }
 
+  /** Moves the cursor by so many values of x, for the keyboard. */
+  step(by: number): void {
+    const u = this.plot;
+    if (!u || u.data[0].length === 0) return;
+    const last = u.data[0].length - 1;
+    const at = Math.min(Math.max((u.cursor.idx ?? (by > 0 ? -1 : last + 1)) + by, 0), last);
+    const x = u.data[0][at] as number;
+    const line = u.data.slice(1).find((column) => column?.[at] != null);
+    const top = line ? u.valToPos(line[at] as number, "y") : u.over.clientHeight / 2;
+    u.setCursor({ left: u.valToPos(x, "x"), top });
+  }
+
+  /** Chooses the place under the cursor. */
+  pick(): void {
+    const u = this.plot;
+    const { idx, left = 0, top = 0 } = u?.cursor ?? {};
+    if (u && idx != null && left >= 0) this.hooks.pick({ index: idx, line: this.nearest(u, idx, top), left, top });
+  }
+
+  get canvas(): HTMLCanvasElement | null {
+    return this.plot?.ctx.canvas ?? null;
+  }
+
+  private fit(): void {
+    const size = `${this.width()} ${this.height()}`;
+    if (size === this.size) return;
+    this.size = size;
+    this.plot?.setSize({ width: this.width(), height: this.height() });
+  }
+
   private drop(): void {
     this.plot?.destroy();
     this.plot = null;
-    this.zoomed = false;
   }
 
   private width(): number {
     return Math.max(160, this.host.clientWidth);
   }
 
-  private columns(data: Lines): uPlot.AlignedData {
-    const own = this.look.mode === "mean" ? [data.mean] : [];
-    const ranks = this.look.mode === "ranks" || this.look.only ? data.ranks.map((r) => r.y) : [];
-    const all = [data.high, data.low, ...own, ...ranks];
-    const shown = this.look.log ? all.map((c) => c.map((y) => (y !== null && y > 0 ? y : null))) : all;
-    return [data.x, ...shown] as uPlot.AlignedData;
+  private height(): number {
+    return Math.max(120, this.host.clientHeight);
   }
 
-  private options(data: Lines): uPlot.Options {
+  private columns(drawing: Drawing): uPlot.AlignedData {
+    const all = drawing.lines.map((line) => line.y);
+    const shown = this.look.y === "log" ? all.map((c) => c.map((y) => (y !== null && y > 0 ? y : null))) : all;
+    return [drawing.x, ...shown] as uPlot.AlignedData;
+  }
+
+  private options(drawing: Drawing): uPlot.Options {
     const axis: uPlot.Axis = {
       stroke: () => css("--muted"),
       grid: { stroke: () => css("--grid"), width: 1 },
       ticks: { show: false },
-      font: "11px system-ui, sans-serif",
+      font: FONT,
     };
-    // Edges are drawn faintly, so that a spike inside one bucket is seen, however thin its band is.
-    const edge: uPlot.Series = { width: 1, stroke: () => css("--edge"), spanGaps: true, points: { show: false } };
-    const line = (color: string, dash: number[], width: number): uPlot.Series => ({
-      stroke: color,
-      dash,
-      width,
-      spanGaps: true,
-      points: { show: data.x.length < 3, size: 5, fill: color },
-    });
-    const series: uPlot.Series[] = [{}, edge, edge];
-    if (this.look.mode === "mean") series.push(line(css("--ink"), [], 2));
-    if (this.look.mode === "ranks" || this.look.only)
-      for (const { rank } of data.ranks) series.push(line(look(rank).color, look(rank).dash, 1.5));
+    const wall = this.look.x === "wall";
     return {
       width: this.width(),
-      height: HEIGHT_PX,
-      padding: [8, 12, 0, 0],
+      height: this.height(),
+      ms: 1,
+      padding: [8, 14, 0, 0],
       legend: { show: false },
-      scales: { x: { time: false }, y: { distr: this.look.log ? 3 : 1 } },
+      scales: {
+        x: { time: wall, range: (_u, min, max) => this.range(min, max) },
+        y: { distr: this.look.y === "log" ? 3 : this.look.y === "asinh" ? 4 : 1 },
+      },
       axes: [
-        { ...axis, size: 28, values: (_, ticks) => ticks.map((t) => value(t)) },
-        { ...axis, size: 62, values: (_, ticks) => ticks.map((t) => (t == null ? "" : value(t))) },
+        {
+          ...axis,
+          size: 26,
+          ...(this.look.x === "time" ? { incrs: RELATIVE_STEPS } : {}),
+          ...(wall ? {} : { values: (_u: uPlot, ticks: number[]) => axisTicks(ticks, this.look.x) }),
+        },
+        { ...axis, size: 58, values: (_u, ticks) => axisTicks(ticks, "y") },
       ],
-      series,
-      bands: [{ series: [1, 2], fill: () => css("--band") }],
+      series: [{}, ...drawing.lines.map((line) => this.series(line, drawing))],
+      bands: drawing.bands.map((band) => ({ series: [band.high + 1, band.low + 1], fill: () => tint(band.look) })),
       cursor: {
         sync: { key: SYNC.key, scales: ["x", null] },
-        points: { size: 6 },
-        drag: { x: true, y: false, uni: 20 },
+        points: { size: 6, show: (u, i) => this.cursorPoint(u, i) },
+        drag: { x: true, y: false, setScale: false },
+        bind: {
+          dblclick: () => () => {
+            this.hooks.zoom(null);
+            return null;
+          },
+          click: (_u, _target, handler) => (event) => {
+            handler(event);
+            this.pick();
+            return null;
+          },
+        },
       },
       hooks: {
         setCursor: [(u) => this.point(u)],
-        setScale: [(u, scale) => this.scaled(u, scale)],
+        setSelect: [(u) => this.selected(u)],
+        draw: [(u) => this.marks(u)],
       },
     };
   }
 
-  private scaled(u: uPlot, scale: string): void {
-    if (scale !== "x") return;
-    const x = u.data[0];
-    const { min, max } = u.scales.x ?? {};
-    if (x.length < 2 || min == null || max == null) this.zoomed = false;
-    else this.zoomed = min > (x[0] as number) || max < (x.at(-1) as number);
+  private series({ role, look: n, y }: DrawnLine, drawing: Drawing): uPlot.Series {
+    // Edges are drawn faintly, so that a spike inside one bucket is seen, however thin its band is.
+    if (role === "low" || role === "high") {
+      const stroke = n === null ? css("--edge") : alpha(look(n).color, "40");
+      return { width: 1, stroke, spanGaps: true, points: { show: false } };
+    }
+    const color = n === null ? css("--ink") : look(n).color;
+    const few = drawing.x.length < 3 || y.filter((v) => v !== null).length < 3;
+    return {
+      stroke: role === "raw" ? alpha(color, n === null ? "38" : "48") : color,
+      dash: n === null ? [] : look(n).dash,
+      width: role === "mean" ? 1.5 : role === "raw" ? 1 : 1.5,
+      spanGaps: true,
+      points: { show: few && role !== "raw", size: 6, fill: color },
+    };
   }
 
-  /** Fills the tooltip: the step, and every line's value there. */
+  private range(min: number | null, max: number | null): uPlot.Range.MinMax {
+    if (this.look.zoom) return [this.look.zoom[0], this.look.zoom[1]];
+    if (min === null || max === null) return [0, 1];
+    return min === max ? [min - 0.5, max + 0.5] : [min, max];
+  }
+
+  private selected(u: uPlot): void {
+    const { left, width } = u.select;
+    if (width < 4) return;
+    const range: Range = [u.posToVal(left, "x"), u.posToVal(left + width, "x")];
+    u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+    if (range[0] < range[1]) this.hooks.zoom(range);
+  }
+
+  private cursorPoint(_u: uPlot, i: number): HTMLElement {
+    const made = document.createElement("div");
+    const line = this.drawing?.lines[i - 1];
+    made.className = line?.role === "mean" || line?.role === "rank" ? "cursor-point" : "cursor-point none";
+    return made;
+  }
+
+  private nearest(u: uPlot, index: number, top: number): DrawnLine | null {
+    let best: DrawnLine | null = null;
+    let least = Number.POSITIVE_INFINITY;
+    for (const line of this.drawing?.lines ?? []) {
+      const y = line.y[index];
+      if (y == null || line.role === "raw") continue;
+      const distance = Math.abs(u.valToPos(y, "y") - top);
+      // A line of its own goes before an edge of the band at the same place.
+      if (distance < least || (distance === least && (line.role === "rank" || line.role === "mean"))) [best, least] = [line, distance];
+    }
+    return best;
+  }
+
+  /** A small triangle at the top where something not finite was logged. */
+  private marks(u: uPlot): void {
+    const { ctx, bbox } = u;
+    const size = 5 * uPlot.pxRatio;
+    ctx.save();
+    ctx.fillStyle = css("--bad");
+    for (const x of this.drawing?.marks ?? []) {
+      const at = u.valToPos(x, "x", true);
+      if (at < bbox.left || at > bbox.left + bbox.width) continue;
+      ctx.beginPath();
+      ctx.moveTo(at - size, bbox.top);
+      ctx.lineTo(at + size, bbox.top);
+      ctx.lineTo(at, bbox.top + size * 1.6);
+      ctx.fill();
+    }
+    ctx.restore();
+  }
+
+  /** Fills the tooltip: x, and every line's value there. */
   private point(u: uPlot): void {
     const { idx, left } = u.cursor;
-    const data = this.data;
-    // Linked charts move their cursor too; only the one under the pointer speaks.
-    if (idx == null || !data || left == null || left < 0 || !this.host.matches(":hover")) {
+    const drawing = this.drawing;
+    // Linked charts move their cursor too; only the one under the pointer speaks, or under the keyboard.
+    if (idx == null || !drawing || left == null || left < 0 || !this.host.matches(":hover, :focus")) {
       this.tip.hidden = true;
       return;
     }
-    const rows: [string, string, string | null][] = [];
-    if (this.look.mode === "mean") rows.push(["mean", value(data.mean[idx]), null]);
-    if (this.look.mode === "ranks" || this.look.only)
-      for (const { rank, y } of data.ranks)
-        if (y[idx] != null) rows.push([`rank ${rank}`, value(y[idx]), look(rank).color]);
+    const rows: [string, string, number | null][] = [];
+    for (const line of drawing.lines) {
+      const y = line.y[idx];
+      if ((line.role === "mean" || line.role === "rank") && y != null) rows.push([line.name, value(y), line.look]);
+    }
+    const band = drawing.bands.length === 1 ? drawing.bands[0] : undefined;
+    const [low, high] = [band && drawing.lines[band.low]?.y[idx], band && drawing.lines[band.high]?.y[idx]];
     const more = rows.length - TOOLTIP_ROWS_MAX;
-    if (data.low[idx] !== data.high[idx])
-      rows.splice(TOOLTIP_ROWS_MAX, more, ["range", `${value(data.low[idx])} … ${value(data.high[idx])}`, null]);
-    else if (more > 0) rows.splice(TOOLTIP_ROWS_MAX, more, [`${more} more`, "", null]);
-    this.tip.replaceChildren(element("b", `step ${value(data.x[idx])}`), ...rows.map(row));
+    if (more > 0) rows.splice(TOOLTIP_ROWS_MAX, more, [`${more} more`, "", null]);
+    if (low != null && high != null && low !== high) rows.push(["range", `${value(low)} … ${value(high)}`, null]);
+    this.tip.replaceChildren(element("b", xLabel(drawing.x[idx] as number, this.look.x)), ...rows.map(row));
     this.tip.hidden = false;
     const right = left + 14 + this.tip.offsetWidth > u.over.clientWidth;
     this.tip.style.left = right ? "auto" : `${left + 14}px`;
@@ -179,41 +279,23 @@ export class ChartView {
   }
 }
 
+const alpha = (color: string, part: string): string => `${color}${part}`;
+const tint = (n: number | null): string => (n === null ? css("--band") : alpha(look(n).color, "20"));
+
 function element(tag: string, text: string): HTMLElement {
   const made = document.createElement(tag);
   made.textContent = text;
   return made;
 }
 
-function row([name, text, color]: [string, string, string | null]): HTMLElement {
+function row([name, text, n]: [string, string, number | null]): HTMLElement {
   const made = document.createElement("div");
   const label = element("span", name);
-  if (color) {
+  if (n !== null) {
     const swatch = document.createElement("i");
-    swatch.style.background = color;
+    swatch.style.background = look(n).color;
     label.prepend(swatch);
   }
   made.append(label, element("span", text));
   return made;
-}
-
-function facts(grid: Grid, only: ReadonlySet<number> | null): Facts {
-  const bad: string[] = [];
-  let latest: { step: number; value: number } | null = null;
-  for (const rank of grid.ranks()) {
-    if (only && !only.has(rank)) continue;
-    const c = grid.column(rank);
-    if (c.lastStep !== null && c.lastValue !== null && (!latest || c.lastStep >= latest.step))
-      latest = { step: c.lastStep, value: c.lastValue };
-    if (c.nonFinite > 0) {
-      const where = c.lastNonFinite ? `, ${c.lastNonFinite.value} at step ${c.lastNonFinite.step}` : "";
-      bad.push(`rank ${rank}, ${c.nonFinite} ${c.nonFinite === 1 ? "value" : "values"}${where}`);
-    }
-  }
-  return {
-    latest: latest ? value(latest.value) : "–",
-    bucket: grid.width,
-    nonFinite: bad.join(" · "),
-    empty: grid.length === 0,
-  };
 }

@@ -1,22 +1,22 @@
-/** All data of one run on the page: fetched once, then followed. */
+/** All data of one run on the page: fetched when it is looked at, then followed. */
 
 import * as api from "./api";
 import type { Connection } from "./badge";
-import { LogBuffer } from "./logbuffer";
+import { LogFeed } from "./logfeed";
 import { SeriesStore } from "./series";
 import { Stream } from "./stream";
-import type { LogFile, RunDetail } from "./types";
+import type { RunDetail } from "./types";
 
 const RETRY_MS = 2000;
 /** A run that the server can not read is tried again after this long. */
 const DAMAGED_RETRY_MS = 10_000;
+/** Series are asked for without a stream when none has begun by then. */
+const STREAM_WAIT_MS = 1500;
 
 export interface FeedHooks {
   detail(detail: RunDetail): void;
-  /** A metric or a rank of one appeared. */
+  /** A metric appeared. */
   keys(): void;
-  /** A metric's latest text changed. */
-  texts(): void;
   lines(): void;
   connection(now: Connection): void;
   heard(): void;
@@ -28,53 +28,80 @@ export interface FeedHooks {
  * read what they show from here.
  */
 export class RunFeed {
-  readonly store = new SeriesStore();
-  readonly log = new LogBuffer();
-  private logFile: LogFile = "console";
-  private logRank: number | null = null;
+  readonly store: SeriesStore;
+  readonly log: LogFeed;
   private readonly charts = new Map<string, Set<() => void>>();
   private readonly stream: Stream;
   private readonly stopped = new AbortController();
   private timer: ReturnType<typeof setTimeout> | null = null;
-  private logsTimer: ReturnType<typeof setTimeout> | null = null;
-  private logsAsked = 0;
+  private waiting: ReturnType<typeof setTimeout> | null = null;
 
   constructor(
     readonly key: string,
     private readonly live: boolean,
     private readonly hooks: FeedHooks,
   ) {
-    this.stream = new Stream(key, {
+    const failed = (error: unknown): void => {
+      if (!this.stopped.signal.aborted) this.hooks.failed(error);
+    };
+    this.store = new SeriesStore({
+      fetch: (wanted) => api.series(key, wanted, this.stopped.signal),
+      points: (metric) => this.tell(metric),
+      keys: () => this.hooks.keys(),
+      failed: (error) => {
+        failed(error);
+        this.later(error);
+      },
+    });
+    this.log = new LogFeed((wanted) => api.logs(key, wanted, this.stopped.signal), {
+      lines: () => this.hooks.lines(),
+      failed,
+    });
+    this.stream = new Stream((cursor) => api.streamUrl(key, cursor), {
       metrics: (frame) => {
         this.hooks.heard();
-        const { changed, fresh, texts } = this.store.take(frame);
-        if (fresh) this.hooks.keys();
-        if (texts) this.hooks.texts();
-        for (const key of changed) this.tell(key);
+        this.store.frame(frame);
       },
       logs: (frame) => {
         this.hooks.heard();
-        if (frame.file !== this.logFile) return;
-        if (this.log.add(frame.lines, frame.cursor, this.logRank)) this.hooks.lines();
+        this.log.frame(frame);
       },
       state: (detail) => {
         this.hooks.heard();
         this.hooks.detail(detail);
       },
-      reset: () => void this.load(),
+      begun: (cursor) => {
+        this.store.resync(cursor);
+        this.log.resync();
+        this.begin();
+      },
+      reset: () => {
+        this.store.reload();
+        this.log.reload();
+        void this.load();
+      },
       connection: (now) => this.hooks.connection(now),
     });
   }
 
   start(): void {
+    if (this.live) {
+      this.stream.open();
+      this.waiting = setTimeout(() => this.begin(), STREAM_WAIT_MS);
+    } else {
+      this.hooks.connection("off");
+      this.begin();
+    }
     void this.load();
   }
 
   stop(): void {
     this.stopped.abort();
     this.stream.close();
+    this.store.stop();
+    this.log.stop();
     if (this.timer !== null) clearTimeout(this.timer);
-    if (this.logsTimer !== null) clearTimeout(this.logsTimer);
+    if (this.waiting !== null) clearTimeout(this.waiting);
   }
 
   /** Calls back when points of this metric arrive; the result ends it. */
@@ -85,15 +112,17 @@ export class RunFeed {
       this.charts.set(key, listeners);
     }
     listeners.add(listener);
-    return () => listeners.delete(listener);
+    return () => {
+      listeners.delete(listener);
+      if (listeners.size === 0) this.charts.delete(key);
+    };
   }
 
-  showLog(file: LogFile, rank: number | null): void {
-    this.logFile = file;
-    this.logRank = rank;
-    this.log.clear();
-    this.hooks.lines();
-    void this.loadLogs();
+  private begin(): void {
+    if (this.waiting !== null) clearTimeout(this.waiting);
+    this.waiting = null;
+    this.store.begin();
+    this.log.begin();
   }
 
   private tell(key: string): void {
@@ -103,46 +132,28 @@ export class RunFeed {
   private async load(): Promise<void> {
     const signal = this.stopped.signal;
     try {
-      const detail = await api.detail(this.key, signal);
+      this.hooks.detail(await api.detail(this.key, signal));
       this.hooks.heard();
-      this.hooks.detail(detail);
-      const metrics = await api.metrics(this.key, signal);
-      const before = [...this.store.grids.keys()];
-      this.store.clear();
-      this.store.take(metrics);
-      this.hooks.keys();
-      this.hooks.texts();
-      for (const key of new Set([...before, ...this.store.grids.keys()])) this.tell(key);
-      if (this.live) this.stream.open(metrics.cursor);
-      else this.hooks.connection("off");
+      this.store.takeKeys(await api.keys(this.key, signal));
     } catch (error) {
       if (signal.aborted) return;
-      const status = error instanceof api.ApiError ? error.status : 0;
       this.hooks.failed(error);
-      // A run that is not there does not come back by asking again and again.
-      if (status >= 400 && status < 500) return;
-      if (status === 0) this.hooks.connection("lost");
-      this.timer = setTimeout(() => void this.load(), status === 0 ? RETRY_MS : DAMAGED_RETRY_MS);
-      if (status === 0) return;
+      this.later(error);
     }
-    // Fetched behind the stream's cursor, so that the two overlap and leave no gap.
-    this.log.clear();
-    await this.loadLogs();
   }
 
-  private async loadLogs(): Promise<void> {
-    const asked = ++this.logsAsked;
-    if (this.logsTimer !== null) clearTimeout(this.logsTimer);
-    try {
-      const answer = await api.logs(this.key, this.logFile, this.logRank, this.stopped.signal);
-      if (asked !== this.logsAsked) return;
-      this.log.replace(answer.lines, answer.cursor);
-      this.hooks.lines();
-    } catch (error) {
-      if (this.stopped.signal.aborted || asked !== this.logsAsked) return;
-      this.hooks.failed(error);
-      const wait = error instanceof api.ApiError && error.status >= 500 ? DAMAGED_RETRY_MS : RETRY_MS;
-      this.logsTimer = setTimeout(() => void this.loadLogs(), wait);
-    }
+  /** Tries again what failed, unless asking again can not help. */
+  private later(error: unknown): void {
+    const status = error instanceof api.ApiError ? error.status : 0;
+    if (status >= 400 && status < 500) return;
+    if (status === 0) this.hooks.connection("lost");
+    if (this.timer !== null) clearTimeout(this.timer);
+    this.timer = setTimeout(
+      () => {
+        void this.load();
+        this.store.reload();
+      },
+      status === 0 ? RETRY_MS : DAMAGED_RETRY_MS,
+    );
   }
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ago, bytes, count, duration, elapsed, flatten, value } from "./format";
+import { ago, since, bytes, count, duration, elapsed, flatten, value } from "./format";
 
 describe("format", () => {
   it.each([
@@ -54,3 +54,11 @@ describe("format", () => {
     ]);
   });
 });
+
+it.each([
+  [5, "just now"],
+  [59, "59 s ago"],
+  [3599, "59 min ago"],
+  [7200, "2 h ago"],
+  [86_400 * 3, "3 d ago"],
+])("says of %d s ago", (s, text) => expect(since(new Date(1e12).toISOString(), 1e12 + s * 1000)).toBe(text));

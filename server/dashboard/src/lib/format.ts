@@ -47,6 +47,19 @@ export function ago(time: string | null, nowMs: number): string {
   return seconds < 1 ? "now" : `${duration(Math.round(seconds)).replace(/\.0 s$/, " s")} ago`;
 }
 
+/** About how long ago, in one unit: for lists, where the exact time is a tooltip away. */
+export function since(time: string | null, nowMs: number): string {
+  const at = time ? Date.parse(time) : Number.NaN;
+  if (!Number.isFinite(at)) return "–";
+  const s = Math.max(0, (nowMs - at) / 1000);
+  if (s < 10) return "just now";
+  if (s < 60) return `${Math.floor(s)} s ago`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ago`;
+  if (s < 86_400) return `${Math.floor(s / 3600)} h ago`;
+  if (s < 86_400 * 60) return `${Math.floor(s / 86_400)} d ago`;
+  return moment(time).slice(0, 10);
+}
+
 /** Local date and time, to the second. */
 export function moment(time: string | null): string {
   const at = time ? Date.parse(time) : Number.NaN;

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { Grid, lines } from "./grid";
+import { lines } from "./drawing";
+import { Grid, MERGED } from "./grid";
 
 describe("Grid", () => {
   it("keeps points exactly while they fit", () => {
@@ -65,8 +66,8 @@ describe("Grid", () => {
   it("joins the server's buckets and later points in one bucket", () => {
     const grid = new Grid();
     grid.widen(4);
-    grid.bucket(0, 0, { min: 1, max: 9, sum: 20, last: 5, n: 4 });
-    grid.bucket(0, 4, { min: 2, max: 2, sum: 2, last: 2, n: 1 });
+    grid.bucket(0, 0, { min: 1, max: 9, sum: 20, last: 5, time: 0, n: 4 });
+    grid.bucket(0, 4, { min: 2, max: 2, sum: 2, last: 2, time: 0, n: 1 });
     grid.point(0, 5, 6);
     expect(lines(grid, null)).toMatchObject({ x: [0, 4], mean: [5, 4], low: [1, 2], high: [9, 6] });
     expect(grid.column(0).lastValue).toBe(6);
@@ -97,5 +98,21 @@ describe("Grid", () => {
     const out = lines(grid, new Set([1]));
     expect(out.ranks.map((r) => r.rank)).toEqual([1]);
     expect([out.low, out.mean, out.high]).toEqual([[0], [1], [2]]);
+  });
+
+  it("finds the bucket of a step, or the one before it", () => {
+    const grid = new Grid();
+    for (const step of [10, 20, 30]) grid.point(0, step, 1);
+    expect([9, 10, 15, 30, 99].map((step) => grid.find(step))).toEqual([-1, 0, 0, 2, 2]);
+  });
+
+  it("takes what the server merged over ranks for all of them", () => {
+    const grid = new Grid();
+    grid.point(MERGED, 0, 2);
+    grid.point(MERGED, 0, 4);
+    grid.point(5, 0, 4);
+    const out = lines(grid, null);
+    expect([out.low, out.mean, out.high]).toEqual([[2], [3], [4]]);
+    expect(out.ranks.map((r) => r.rank)).toEqual([5]);
   });
 });

@@ -7,6 +7,8 @@
  * Plain typed arrays: nothing here may live in framework state.
  */
 
+import { number, type SeriesColumns } from "./columns";
+
 /** Buckets kept before neighbours are merged: about one for each pixel of a wide chart. */
 export const BUCKETS_MAX = 2048;
 
@@ -16,6 +18,8 @@ export interface Column {
   max: Float64Array;
   sum: Float64Array;
   last: Float64Array;
+  /** When the last value was logged, in milliseconds since 1970. */
+  time: Float64Array;
   n: Uint32Array;
   /** Points seen, finite or not. */
   points: number;
@@ -31,21 +35,49 @@ export interface Bucket {
   max: number;
   sum: number;
   last: number;
+  time: number;
   n: number;
 }
 
-const FLOATS = ["min", "max", "sum", "last"] as const;
+/** Stands for all ranks at once, where the server merged them. */
+export const MERGED = -1;
+/** Steps of values that no line can show, remembered to be marked. */
+const MARKS_MAX = 64;
+
+const FLOATS = ["min", "max", "sum", "last", "time"] as const;
 
 export class Grid {
   width = 1;
   length = 0;
   readonly columns = new Map<number, Column>();
+  /** Latest steps at which something not finite came in. */
+  readonly marks: number[] = [];
   private index = new Float64Array(64);
 
   constructor(private readonly bucketsMax = BUCKETS_MAX) {}
 
+  /** Ranks with a column of their own. */
   ranks(): number[] {
-    return [...this.columns.keys()].sort((a, b) => a - b);
+    return [...this.columns.keys()].filter((rank) => rank !== MERGED).sort((a, b) => a - b);
+  }
+
+  /** Columns that together hold every point once. */
+  whole(): Column[] {
+    const merged = this.columns.get(MERGED);
+    return merged ? [merged] : [...this.columns.values()];
+  }
+
+  /** Bucket in which this step lies, or the one before it; -1 in front of the first. */
+  find(step: number): number {
+    const number = Math.floor(step / this.width);
+    let low = 0;
+    let high = this.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if ((this.index[middle] as number) <= number) low = middle + 1;
+      else high = middle;
+    }
+    return low - 1;
   }
 
   /** First step of bucket `i`. */
@@ -60,7 +92,7 @@ export class Grid {
   }
 
   /** Takes one value. A point without a step is placed at the number of points before it. */
-  point(rank: number, step: number | null, value: number): void {
+  point(rank: number, step: number | null, value: number, time = 0): void {
     const column = this.column(rank);
     const at = step ?? column.points;
     column.points += 1;
@@ -68,7 +100,7 @@ export class Grid {
       this.nonFinite(rank, 1, { step: at, value: String(value) });
       return;
     }
-    this.merge(column, at, { min: value, max: value, sum: value, last: value, n: 1 });
+    this.merge(column, at, { min: value, max: value, sum: value, last: value, time, n: 1 });
   }
 
   /** Takes a bucket of the server, which must not be wider than this grid's (see `widen`). */
@@ -81,7 +113,33 @@ export class Grid {
   nonFinite(rank: number, count: number, latest: { step: number; value: string } | null): void {
     const column = this.column(rank);
     column.nonFinite += count;
-    if (latest) column.lastNonFinite = latest;
+    if (!latest) return;
+    column.lastNonFinite = latest;
+    this.marks.push(latest.step);
+    if (this.marks.length > MARKS_MAX) this.marks.shift();
+  }
+
+  /** Takes a whole series of the server; its points count as seen. */
+  load(rank: number, s: SeriesColumns, width: number): void {
+    this.widen(width);
+    const column = this.column(rank);
+    for (let i = 0; i < s.length; i++) {
+      const n = s.count[i] as number;
+      if (n === 0) continue;
+      this.merge(column, s.step[i] as number, {
+        min: s.min[i] as number,
+        max: s.max[i] as number,
+        sum: (s.mean[i] as number) * n,
+        last: s.last[i] as number,
+        time: s.time[i] as number,
+        n,
+      });
+    }
+    column.points = s.n;
+    column.nonFinite = s.nonFinite;
+    const last = number(s.latest);
+    if (Number.isFinite(last)) column.lastValue = last;
+    if (s.lastStep !== null) column.lastStep = s.lastStep;
   }
 
   /** Makes buckets at least `width` steps wide. */
@@ -98,6 +156,7 @@ export class Grid {
         max: new Float64Array(size),
         sum: new Float64Array(size),
         last: new Float64Array(size),
+        time: new Float64Array(size),
         n: new Uint32Array(size),
         points: 0,
         nonFinite: 0,
@@ -124,6 +183,7 @@ export class Grid {
       column.n[i] = (column.n[i] as number) + bucket.n;
     }
     column.last[i] = bucket.last;
+    column.time[i] = bucket.time;
     column.lastValue = bucket.last;
     column.lastStep = step;
     if (this.length > this.bucketsMax) this.coarsen();
@@ -200,44 +260,7 @@ function fold(c: Column, from: number, to: number, fresh: boolean): void {
     c.max[to] = Math.max(c.max[to] as number, c.max[from] as number);
     c.sum[to] = (c.sum[to] as number) + (c.sum[from] as number);
     c.last[to] = c.last[from] as number;
+    c.time[to] = c.time[from] as number;
     c.n[to] = (c.n[to] as number) + (c.n[from] as number);
   }
-}
-
-/** What a chart draws: x, then a line for each rank asked for, then the band over all ranks. */
-export interface Lines {
-  x: number[];
-  ranks: { rank: number; y: (number | null)[] }[];
-  mean: (number | null)[];
-  low: (number | null)[];
-  high: (number | null)[];
-}
-
-export function lines(grid: Grid, only: ReadonlySet<number> | null): Lines {
-  const length = grid.length;
-  const empty = (): (number | null)[] => new Array<number | null>(length).fill(null);
-  const out: Lines = { x: grid.xs(), ranks: [], mean: empty(), low: empty(), high: empty() };
-  const sums = new Float64Array(length);
-  const counts = new Uint32Array(length);
-  for (const rank of grid.ranks()) {
-    const c = grid.column(rank);
-    const y = empty();
-    for (let i = 0; i < length; i++) {
-      const n = c.n[i] as number;
-      if (n === 0) continue;
-      const mean = (c.sum[i] as number) / n;
-      y[i] = mean;
-      sums[i] = (sums[i] as number) + mean;
-      counts[i] = (counts[i] as number) + 1;
-      const low = out.low[i] ?? null;
-      const high = out.high[i] ?? null;
-      out.low[i] = low === null ? (c.min[i] as number) : Math.min(low, c.min[i] as number);
-      out.high[i] = high === null ? (c.max[i] as number) : Math.max(high, c.max[i] as number);
-    }
-    if (!only || only.has(rank)) out.ranks.push({ rank, y });
-  }
-  for (let i = 0; i < length; i++) {
-    if ((counts[i] as number) > 0) out.mean[i] = (sums[i] as number) / (counts[i] as number);
-  }
-  return out;
 }

@@ -1,14 +1,14 @@
-/** The last lines of one log, bounded, each line once. */
+/** Lines of one log, bounded, each once. */
 
 import type { LogLine } from "./types";
 
-/** Lines kept of a followed log. */
-export const LINES_MAX = 2000;
+/** Lines kept of a log, whether followed or read back. */
+export const LINES_MAX = 5000;
 
 export class LogBuffer {
   lines: LogLine[] = [];
   /** Byte behind the last line taken: anything before it was seen. */
-  private end = 0;
+  end = 0;
 
   constructor(private readonly linesMax = LINES_MAX) {}
 
@@ -17,7 +17,7 @@ export class LogBuffer {
     this.end = 0;
   }
 
-  /** Takes a fetched tail; what the stream brought meanwhile stays behind it. */
+  /** Takes a fetched piece; what the stream brought meanwhile stays behind it. */
   replace(lines: LogLine[], end: number): void {
     const later = this.lines.filter((l) => l.at >= end);
     this.lines = [...lines, ...later].slice(-this.linesMax);
@@ -25,11 +25,16 @@ export class LogBuffer {
   }
 
   /** Adds streamed lines, skipping what a fetch already brought. True when something was new. */
-  add(lines: LogLine[], end: number, rank: number | null): boolean {
-    const fresh = lines.filter((l) => l.at >= this.end && (rank === null || l.rank === rank));
+  add(lines: LogLine[], end: number, admits: (line: LogLine) => boolean): boolean {
+    const fresh = lines.filter((l) => l.at >= this.end && admits(l));
     this.end = Math.max(this.end, end);
     if (fresh.length === 0) return false;
     this.lines = [...this.lines, ...fresh].slice(-this.linesMax);
     return true;
+  }
+
+  /** Puts older lines in front; the newest go when it gets too many. */
+  prepend(lines: LogLine[]): void {
+    this.lines = [...lines, ...this.lines].slice(0, this.linesMax);
   }
 }

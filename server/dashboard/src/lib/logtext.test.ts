@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { visible } from "./logtext";
+import { segments, visible } from "./logtext";
 
 describe("visible", () => {
   it.each([
@@ -20,5 +20,25 @@ describe("visible", () => {
     visible("\u001b]".repeat(50_000));
     visible("\u001b[".repeat(50_000));
     expect(performance.now() - started).toBeLessThan(500);
+  });
+});
+
+describe("segments", () => {
+  const styles = (text: string) => segments(text).map((s) => [s.text, s.style]);
+
+  it.each([
+    ["plain text", "abc", [["abc", ""]]],
+    ["a colour and its end", "\u001b[31mred\u001b[0m!", [["red", "ansi-1"], ["!", ""]]],
+    ["weight and colour", "\u001b[1;92mok\u001b[22m.", [["ok", "ansi-2 ansi-bold"], [".", "ansi-2"]]],
+    ["256 colours", "\u001b[38;5;196mx\u001b[39my", [["x", "ansi-1"], ["y", ""]]],
+    ["all colours", "\u001b[38;2;10;10;255mx", [["x", "ansi-4"]]],
+    ["a background, which is left out", "\u001b[48;5;1mx", [["x", ""]]],
+    ["a redrawn bar", "\u001b[32m10%\r\u001b[32m90%\u001b[0m", [["90%", "ansi-2"]]],
+    ["codes that are none", "\u001b[999;;mx", [["x", ""]]],
+  ])("reads %s", (_, text, expected) => expect(styles(text)).toEqual(expected));
+
+  it("gives class names that only we chose", () => {
+    const names = segments("\u001b[31;38;5;77;1;4;38;2;1;2;3mx").map((s) => s.style).join(" ");
+    expect(names).toMatch(/^[a-z0-9 -]*$/);
   });
 });

@@ -1,18 +1,22 @@
 /** The tab's one event stream: opened again by itself, closed while the tab is hidden. */
 
-import { streamUrl } from "./api";
 import type { Connection } from "./badge";
 import type { LogsFrame, MetricsAnswer, RunDetail } from "./types";
 
 const RETRY_FIRST_MS = 1000;
 const RETRY_MAX_MS = 15_000;
 
+/** A stream for several runs says which one an event is about. */
+export type Of<T> = T & { run?: string };
+
 export interface StreamHooks {
-  metrics(frame: MetricsAnswer): void;
-  logs(frame: LogsFrame): void;
-  state(detail: RunDetail): void;
-  /** The server can not go on from our cursor: fetch everything again, then `open` from there. */
-  reset(): void;
+  metrics(frame: Of<MetricsAnswer>): void;
+  logs(frame: Of<LogsFrame>): void;
+  state(detail: Of<RunDetail>): void;
+  /** The server could not go on from our cursor and begins anew: fetch everything again. */
+  reset(run: string | undefined): void;
+  /** The first event of a stream that was opened without a cursor: what came before it is not sent. */
+  begun(cursor: string): void;
   connection(now: Connection): void;
 }
 
@@ -26,18 +30,19 @@ export class Stream {
   private retry = RETRY_FIRST_MS;
   private cursor: string | null = null;
   private closed = false;
+  private started = false;
 
   constructor(
-    private readonly key: string,
+    private readonly url: (cursor: string | null) => string,
     private readonly hooks: StreamHooks,
   ) {
     document.addEventListener("visibilitychange", this.onVisibility);
     addEventListener("pagehide", this.onPageHide);
   }
 
-  /** Follows the run from this cursor on. */
-  open(cursor: string): void {
-    this.cursor = cursor;
+  /** Follows from now on. */
+  open(): void {
+    this.started = true;
     this.connect();
   }
 
@@ -49,6 +54,7 @@ export class Stream {
   }
 
   private readonly onVisibility = (): void => {
+    if (!this.started) return;
     if (document.hidden) {
       this.disconnect();
       this.hooks.connection("paused");
@@ -61,8 +67,8 @@ export class Stream {
 
   private connect(): void {
     this.disconnect();
-    if (this.closed || this.cursor === null || document.hidden) return;
-    const source = new EventSource(streamUrl(this.key, this.cursor));
+    if (this.closed || document.hidden) return;
+    const source = new EventSource(this.url(this.cursor));
     this.source = source;
     source.onopen = () => {
       this.retry = RETRY_FIRST_MS;
@@ -70,23 +76,23 @@ export class Stream {
     };
     source.onerror = () => {
       this.hooks.connection("lost");
-      // The browser tries again by itself, unless the answer was a refusal.
+      // The browser tries again by itself, unless the answer was a refusal; it knows of no cursor
+      // before the first event.
       if (source.readyState === EventSource.CLOSED) this.later();
     };
-    this.on(source, "metrics", (frame) => this.hooks.metrics(frame as MetricsAnswer));
-    this.on(source, "logs", (frame) => this.hooks.logs(frame as LogsFrame));
-    this.on(source, "state", (frame) => this.hooks.state(frame as RunDetail));
-    source.addEventListener("reset", () => {
-      this.disconnect();
-      this.cursor = null;
-      this.hooks.reset();
-    });
+    this.on(source, "metrics", (frame) => this.hooks.metrics(frame as Of<MetricsAnswer>));
+    this.on(source, "logs", (frame) => this.hooks.logs(frame as Of<LogsFrame>));
+    this.on(source, "state", (frame) => this.hooks.state(frame as Of<RunDetail>));
+    this.on(source, "reset", (frame) => this.hooks.reset((frame as Of<object>).run));
   }
 
   private on(source: EventSource, name: string, take: (frame: unknown) => void): void {
     source.addEventListener(name, (event: MessageEvent<string>) => {
+      if (event.lastEventId) {
+        if (this.cursor === null) this.hooks.begun(event.lastEventId);
+        this.cursor = event.lastEventId;
+      }
       take(JSON.parse(event.data));
-      if (event.lastEventId) this.cursor = event.lastEventId;
     });
   }
 

@@ -1,26 +1,19 @@
 /** Light, dark, or as the system says. */
 
+import { pref, setPref } from "./prefs";
+
 export type Theme = "system" | "light" | "dark";
 
-const STORED = "expman.theme";
+const STORED = "theme";
 const listeners = new Set<() => void>();
 
 export function theme(): Theme {
-  try {
-    const stored = localStorage.getItem(STORED);
-    return stored === "light" || stored === "dark" ? stored : "system";
-  } catch {
-    return "system";
-  }
+  const stored = pref(STORED);
+  return stored === "light" || stored === "dark" ? stored : "system";
 }
 
 export function setTheme(next: Theme): void {
-  try {
-    if (next === "system") localStorage.removeItem(STORED);
-    else localStorage.setItem(STORED, next);
-  } catch {
-    // A browser that stores nothing still shows the theme until the page is left.
-  }
+  setPref(STORED, next === "system" ? null : next);
   apply(next);
 }
 

@@ -17,6 +17,10 @@ export interface Health {
   /** False when the server was started with `--no-live`: the page is then a snapshot. */
   live: boolean;
   base_dir: string;
+  /** Absent on a server that changes nothing anyway. */
+  read_only?: boolean;
+  /** Another one behind a lost connection: the server was started again. */
+  started_at?: string;
 }
 
 export interface RankCounts {
@@ -53,6 +57,55 @@ export interface RunSummary {
   /** Something writes this run right now. */
   live: boolean;
   problem: string | null;
+  display_name?: string | null;
+  description?: string | null;
+  host?: string | null;
+  /** First line of what ended it. */
+  error?: string | null;
+  /** Values of the columns that were asked for: `metric:loss`, `param:lr`, … */
+  columns?: Record<string, Wire | null>;
+}
+
+/** What changed in the list of runs since a version of it. */
+export interface RunsDelta {
+  version: string | null;
+  full: boolean;
+  changed: RunSummary[];
+  removed: string[];
+}
+
+/** Names that a column of the list can be made of. */
+export interface ColumnNames {
+  metrics: string[];
+  scalars: string[];
+  params: string[];
+  more: boolean;
+}
+
+export type Sparklines = Record<string, { steps: number[]; values: number[] } | null>;
+
+/** What people may change of a run; null takes it away. */
+export interface RunPatch {
+  display_name?: string | null;
+  description?: string | null;
+  tags?: string[] | null;
+}
+
+export interface MetricSummary {
+  last: Wire;
+  step: number | null;
+  rank: number;
+  min: number | null;
+  max: number | null;
+  count: number;
+}
+
+export interface KeyInfo {
+  key: string;
+  ranks: number[];
+  points: number;
+  last_step: number | null;
+  kind?: "number" | "text" | "both";
 }
 
 /** One process that logged as a rank: a rank that was restarted has several. */
@@ -101,8 +154,13 @@ export interface RunDetail {
   finished_at: string | null;
   duration_secs: number | null;
   description: string | null;
+  display_name?: string | null;
   tags: string[];
   language: string | null;
+  env_path?: string | null;
+  launch_key?: string | null;
+  owner_epoch?: number;
+  metrics?: Record<string, MetricSummary>;
   command: string[];
   host: string | null;
   world_size: number | null;
@@ -159,6 +217,7 @@ export interface LogLine {
   /** `out` or `err` in the console, the level in the run's own log. */
   stream?: string;
   level?: string;
+  logger?: string;
   text: string;
 }
 
@@ -166,6 +225,11 @@ export interface LogsAnswer {
   /** Byte behind the last line of the answer. */
   cursor: number;
   lines: LogLine[];
+  /** Byte of the first line of the answer. */
+  first?: number;
+  matched?: number;
+  searched_bytes?: number;
+  more?: boolean;
 }
 
 export interface LogsFrame {
@@ -188,3 +252,21 @@ export interface RunEvent {
   timestamp: string;
   [field: string]: unknown;
 }
+
+export interface EventsAnswer {
+  cursor: string | null;
+  events: RunEvent[];
+  malformed: { line: number; what: string }[];
+}
+
+export type Preview =
+  | { kind: "image"; src: string; type: string }
+  | { kind: "text" | "json"; text: string; truncated: boolean }
+  | {
+      kind: "csv" | "parquet";
+      columns: { name: string; type: string }[];
+      rows: string[][];
+      total_rows: number | null;
+      truncated: boolean;
+    }
+  | { kind: "none"; why?: string };
