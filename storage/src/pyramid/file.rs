@@ -58,6 +58,9 @@ pub(super) struct Chunk {
     pub(super) crc: u32,
 }
 
+/// A chunk by its number.
+type Decoded = (usize, Arc<Vec<Bucket>>);
+
 /// A sum in a file, its head in memory.
 #[derive(Debug)]
 pub struct SumFile {
@@ -73,7 +76,7 @@ pub struct SumFile {
     pub series: BTreeMap<Arc<str>, BTreeMap<u32, Stored>>,
     tiers: Vec<Vec<Chunk>>,
     /// The chunk of each tier that was decoded last: series that follow each other lie in it together.
-    decoded: Mutex<BTreeMap<usize, (usize, Arc<Vec<Bucket>>)>>,
+    decoded: Mutex<BTreeMap<usize, Decoded>>,
 }
 
 fn take_moments(from: &mut Reader<'_>, n: usize) -> Result<Vec<Moment>, CodecError> {
