@@ -6,11 +6,12 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
+import { connect, createServer } from "node:net";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
-const ROOT = resolve(HERE, "../..");
+export const ROOT = resolve(HERE, "../..");
 const { chromium } = createRequire(join(ROOT, "server/dashboard/package.json"))("playwright-core");
 
 const PYTHON = process.env.EXPMAN_TEST_PYTHON ?? join(ROOT, ".venv/bin/python");
@@ -60,8 +61,9 @@ async function remove(path) {
 }
 
 /** A Python process that logs what it is told to. */
-export async function logger(t, baseDir, runName, params = { lr: 0.1, "<b>": "<i>" }) {
-  const child = spawn(PYTHON, [join(HERE, "logger.py"), baseDir, runName, JSON.stringify(params)], {
+export async function logger(t, baseDir, runName, params = { lr: 0.1, "<b>": "<i>" }, place = {}) {
+  const known = [baseDir, runName, JSON.stringify(params), JSON.stringify(place)];
+  const child = spawn(PYTHON, [join(HERE, "logger.py"), ...known], {
     stdio: ["pipe", "ignore", "pipe", "pipe"],
     cwd: baseDir,
   });
@@ -98,11 +100,47 @@ export async function serve(t, baseDir, port = 0) {
   return { url: url.replace(/\/?$/, "/"), port: Number(new URL(url).port), stop: () => stop(child) };
 }
 
-/** A page in a fresh profile, with everything collected that must not happen on it. */
-export async function openPage(t, url) {
+/** A way to the server that can be cut: what goes over it ends, and new connections may go on. */
+export async function wire(t, port) {
+  const open = new Set();
+  const between = createServer((client) => {
+    const server = connect(port, "127.0.0.1");
+    for (const [one, other] of [[client, server], [server, client]]) {
+      open.add(one);
+      one.pipe(other);
+      one.on("error", () => other.destroy());
+      one.on("close", () => {
+        open.delete(one);
+        other.destroy();
+      });
+    }
+  });
+  await new Promise((done) => between.listen(0, "127.0.0.1", done));
+  const cut = () => {
+    for (const socket of open) socket.destroy();
+  };
+  after(t, () => {
+    cut();
+    return new Promise((done) => between.close(done));
+  });
+  return { url: `http://127.0.0.1:${between.address().port}/`, cut };
+}
+
+/** A browser with a fresh profile. */
+export async function openBrowser(t, options = {}) {
   const browser = await chromium.launch({ executablePath: CHROMIUM, args: CHROMIUM_FLAGS });
   after(t, () => browser.close());
-  const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
+  return browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
+}
+
+/** A page in a fresh profile, with everything collected that must not happen on it. */
+export async function openPage(t, url, options = {}) {
+  return visit(await openBrowser(t, options), url);
+}
+
+/** A page more in a browser. */
+export async function visit(context, url) {
+  const page = await context.newPage();
   const complaints = [];
   page.on("pageerror", (error) => complaints.push(`error: ${error.message}`));
   page.on("dialog", (dialog) => {

@@ -5,6 +5,8 @@ import type { ChartLook, Drawing } from "./drawing";
 /** Short facts for a chart's head, as of the last drawing. */
 export interface Facts {
   latest: string;
+  /** Points that are in it, over all ranks. */
+  points: number;
   /** Steps that one point of the chart covers. */
   bucket: number;
   nonFinite: string;

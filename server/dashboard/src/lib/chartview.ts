@@ -30,6 +30,10 @@ export interface ViewLook {
   zoom: Range | null;
 }
 
+/** The pointer may move so far within a click. */
+const CLICK_PX = 3;
+/** A second click comes within this, or none does. */
+const DOUBLE_MS = 220;
 const TOOLTIP_ROWS_MAX = 12;
 /** The cursor is linked over the charts of a page. */
 const SYNC = uPlot.sync("charts");
@@ -40,6 +44,7 @@ export class ChartView {
   private shape = "";
   private drawing: Drawing | null = null;
   private size = "";
+  private clicked: ReturnType<typeof setTimeout> | null = null;
   private readonly tip = document.createElement("div");
   private readonly resize: ResizeObserver;
 
@@ -57,8 +62,8 @@ export class ChartView {
   draw(drawing: Drawing): void {
     this.drawing = drawing;
     const columns = this.columns(drawing);
-    const lines = drawing.lines.map((l) => `${l.role} ${l.look} ${l.name}`).join("\n");
-    const shape = `${this.look.x} ${this.look.y} ${drawing.x.length < 3}\n${lines}`;
+    const lines = drawing.lines.map((l) => `${l.role} ${l.look} ${isFew(l)} ${l.name}`).join("\n");
+    const shape = `${this.look.x} ${this.look.y}\n${lines}`;
     if (this.plot && shape === this.shape) {
       // The scale of x asks for the zoom itself, so new points never lose it.
       this.plot.setData(columns);
@@ -67,6 +72,7 @@ export class ChartView {
       this.shape = shape;
       this.plot = new uPlot(this.options(drawing), columns, this.host);
       this.plot.over.append(this.tip);
+      this.clickable(this.plot.over);
     }
   }
 
@@ -111,7 +117,24 @@ export class ChartView {
     this.plot?.setSize({ width: this.width(), height: this.height() });
   }
 
+  /** A click that is neither the end of a drag nor the first of two chooses the place under it. */
+  private clickable(over: HTMLElement): void {
+    let from = 0;
+    over.addEventListener("mousedown", (event) => (from = event.clientX));
+    over.addEventListener("click", (event) => {
+      if (Math.abs(event.clientX - from) > CLICK_PX) return;
+      this.cancel();
+      if (event.detail === 1) this.clicked = setTimeout(() => this.pick(), DOUBLE_MS);
+    });
+  }
+
+  private cancel(): void {
+    if (this.clicked !== null) clearTimeout(this.clicked);
+    this.clicked = null;
+  }
+
   private drop(): void {
+    this.cancel();
     this.plot?.destroy();
     this.plot = null;
   }
@@ -157,7 +180,7 @@ export class ChartView {
         },
         { ...axis, size: 58, values: (_u, ticks) => axisTicks(ticks, "y") },
       ],
-      series: [{}, ...drawing.lines.map((line) => this.series(line, drawing))],
+      series: [{}, ...drawing.lines.map((line) => this.series(line))],
       bands: drawing.bands.map((band) => ({ series: [band.high + 1, band.low + 1], fill: () => tint(band.look) })),
       cursor: {
         sync: { key: SYNC.key, scales: ["x", null] },
@@ -165,12 +188,8 @@ export class ChartView {
         drag: { x: true, y: false, setScale: false },
         bind: {
           dblclick: () => () => {
+            this.cancel();
             this.hooks.zoom(null);
-            return null;
-          },
-          click: (_u, _target, handler) => (event) => {
-            handler(event);
-            this.pick();
             return null;
           },
         },
@@ -183,20 +202,20 @@ export class ChartView {
     };
   }
 
-  private series({ role, look: n, y }: DrawnLine, drawing: Drawing): uPlot.Series {
+  private series(line: DrawnLine): uPlot.Series {
+    const { role, look: n } = line;
     // Edges are drawn faintly, so that a spike inside one bucket is seen, however thin its band is.
     if (role === "low" || role === "high") {
       const stroke = n === null ? css("--edge") : alpha(look(n).color, "40");
       return { width: 1, stroke, spanGaps: true, points: { show: false } };
     }
     const color = n === null ? css("--ink") : look(n).color;
-    const few = drawing.x.length < 3 || y.filter((v) => v !== null).length < 3;
     return {
       stroke: role === "raw" ? alpha(color, n === null ? "38" : "48") : color,
       dash: n === null ? [] : look(n).dash,
-      width: role === "mean" ? 1.5 : role === "raw" ? 1 : 1.5,
+      width: role === "raw" ? 1 : 1.5,
       spanGaps: true,
-      points: { show: few && role !== "raw", size: 6, fill: color },
+      points: { show: isFew(line) && role !== "raw", size: 6, fill: color },
     };
   }
 
@@ -208,7 +227,7 @@ export class ChartView {
 
   private selected(u: uPlot): void {
     const { left, width } = u.select;
-    if (width < 4) return;
+    if (width <= CLICK_PX) return;
     const range: Range = [u.posToVal(left, "x"), u.posToVal(left + width, "x")];
     u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
     if (range[0] < range[1]) this.hooks.zoom(range);
@@ -277,6 +296,13 @@ export class ChartView {
     this.tip.style.left = right ? "auto" : `${left + 14}px`;
     this.tip.style.right = right ? `${u.over.clientWidth - left + 14}px` : "auto";
   }
+}
+
+/** A line of one or two points is seen only by its points. */
+function isFew({ y }: DrawnLine): boolean {
+  let n = 0;
+  for (let i = 0; i < y.length && n < 3; i++) if (y[i] !== null) n += 1;
+  return n < 3;
 }
 
 const alpha = (color: string, part: string): string => `${color}${part}`;

@@ -148,6 +148,7 @@ export class CompareModel implements ChartHost {
     if (compared.length === 0 || (waiting && compared.every((c) => c.grid.length === 0))) return null;
     const facts: Facts = {
       latest: compared.length === 1 ? (latest[0] ?? "") : "",
+      points: compared.reduce((n, { grid }) => n + grid.whole().reduce((m, c) => m + c.points, 0), 0),
       bucket,
       nonFinite: bad > 0 ? `${bad} values` : "",
       empty: compared.every((c) => c.grid.length === 0),

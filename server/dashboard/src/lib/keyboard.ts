@@ -18,6 +18,8 @@ const TYPED = "input:not([type=checkbox]):not([type=range]), textarea, select, [
 export function listen(): () => void {
   const press = (event: KeyboardEvent): void => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+    // A dialog has the keys to itself.
+    if (document.querySelector("dialog[open]")) return;
     const typing = event.target instanceof Element && event.target.matches(TYPED);
     if (typing && event.key !== "Escape") return;
     for (const own of handlers.toReversed()) {

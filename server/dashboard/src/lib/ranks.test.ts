@@ -59,7 +59,7 @@ describe("rankRows", () => {
   it("flags nobody among the dead, or alone", () => {
     const one = rankRows({ ranks: { 0: [entry({})] }, last_flush: null }, new Map([[0, 9]]), 0);
     expect(one[0]?.straggler).toBe(false);
-    const two = { 0: [entry({})], 1: [entry({ state: "left" })] };
+    const two = { 0: [entry({})], 1: [entry({ state: "lost" })] };
     const steps = new Map([[0, 10], [1, 90]]);
     expect(rankRows({ ranks: two, last_flush: null }, steps, 0)[1]).toMatchObject({ straggler: false, heartbeatSecs: null });
   });

@@ -41,7 +41,7 @@ export function rankRows(run: Pick<RunDetail, "ranks" | "last_flush">, stepMs: R
         attempts: entries.length,
         stepMs: own,
         over,
-        straggler: stepMs.size > 1 && over !== null && over > STRAGGLER_OVER && entry.state === "live",
+        straggler: stepMs.size > 1 && over !== null && over > STRAGGLER_OVER && entry.state !== "lost",
         silentSecs: age(entry.silent_since),
         heartbeatSecs: entry.state === "live" ? age(entry.last_seen) : null,
         dropped: Object.values(entry.dropped).reduce((a, b) => a + b, 0),

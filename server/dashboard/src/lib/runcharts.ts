@@ -174,6 +174,7 @@ export function facts(entry: Entry, picked: readonly number[]): Facts {
   }
   return {
     latest: latest ? value(latest.value) : "–",
+    points: grid.whole().reduce((n, c) => n + c.points, 0),
     bucket: (entry.detail?.grid ?? grid).width,
     nonFinite: bad.join(" · "),
     empty: grid.length === 0,

@@ -181,12 +181,14 @@ it.each([
   [undefined, Number.NaN],
 ])("reads the wire value %s", (wire, value) => expect(number(wire)).toBe(value));
 
-it("groups metrics by prefix, in human order", () => {
-  expect(groups(["train/b", "loss", "train/a", "val/x10", "val/x9", "sys/time"])).toEqual([
-    ["", ["loss", "sys/time"]],
+it("groups metrics by prefix, in human order, those of machines last", () => {
+  expect(groups(["train/b", "loss", "train/a", "val/x10", "val/x9", "alone/x", "sys/b", "sys/a"])).toEqual([
     ["train", ["train/a", "train/b"]],
     ["val", ["val/x9", "val/x10"]],
+    ["", ["alone/x", "loss"]],
+    ["sys", ["sys/a", "sys/b"]],
   ]);
+  expect(groups(["z/1", "z/2", "a", "b", "c"]).map(([name]) => name)).toEqual(["", "z"]);
 });
 
 it("searches by words or by a regular expression", () => {

@@ -319,6 +319,9 @@ function takeFrame(entry: Entry, s: Series, from: number, to: number): boolean {
   return fresh;
 }
 
+/** Groups of metrics that tell of machines. */
+export const SYSTEM = /^(sys|system)$/;
+
 /**
  * Metrics by the part of their name before the first slash, each list in order of name.
  * A part that only one metric has is no group: it stands with those that have none.
@@ -335,7 +338,10 @@ export function groups(keys: Iterable<string>): [string, string[]][] {
     if (found) found.push(key);
     else byGroup.set(group, [key]);
   }
-  return [...byGroup].sort(([a], [b]) => a.localeCompare(b, "en"));
+  // What the machines did goes last, and in front of it what stands alone.
+  const place = ([group, names]: [string, string[]]): number =>
+    SYSTEM.test(group) ? 3 : group === "" && names.length < 3 ? 2 : group === "" ? 0 : 1;
+  return [...byGroup].sort((a, b) => place(a) - place(b) || a[0].localeCompare(b[0], "en"));
 }
 
 /** Whether a name has all words of a search, or matches its `/regex/`; null when that is no regex. */

@@ -1,0 +1,90 @@
+// The list of runs and what is done with it: many of them, broken ones, editing, comparing.
+
+import assert from "node:assert/strict";
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { test } from "node:test";
+
+import { folder, logger, openPage, serve, until } from "./harness.mjs";
+
+const TIMEOUT_MS = 120_000;
+const MANY = 10_000;
+
+const row = (page, name) => page.locator(`tr[data-run=${JSON.stringify(name)}]`);
+
+test("10,000 runs are listed, scrolled, sorted and searched without 10,000 rows", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  for (let n = 0; n < MANY; n++) {
+    const name = `run-${String(n).padStart(5, "0")}`;
+    const dir = join(base, `exp-${n % 7}`, name);
+    await mkdir(dir, { recursive: true });
+    const started = new Date(1.7e12 + n * 60_000).toISOString();
+    const fields = ["format: 1", `name: ${name}`, `experiment: exp-${n % 7}`, "status: finished", `started_at: ${started}`, `finished_at: ${started}`, `rows: ${(n * 7919) % MANY}`];
+    await writeFile(join(dir, "run.yaml"), `${fields.join("\n")}\n`);
+  }
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  await row(page, "run-09999").waitFor({ timeout: 30_000 });
+  const drawn = () => page.locator("tbody tr[data-run]").count();
+  assert.ok((await drawn()) < 60, `${await drawn()} rows`);
+  assert.equal(await page.getByRole("table").getAttribute("aria-rowcount"), String(MANY + 1));
+  const box = page.getByRole("region", { name: "Runs" });
+  await box.evaluate((node) => node.scrollTo(0, node.scrollHeight));
+  await row(page, "run-00000").waitFor({ timeout: 2000 });
+  assert.ok((await drawn()) < 60);
+  const began = Date.now();
+  await page.getByRole("button", { name: "Points" }).click();
+  await box.evaluate((node) => node.scrollTo(0, 0));
+  const first = () => page.locator("tbody tr[data-run]").first().getAttribute("data-run");
+  // The run whose number of rows is the greatest: 9999 = n * 7919 mod 10000.
+  const top = Array.from({ length: MANY }, (_, n) => n).find((n) => (n * 7919) % MANY === MANY - 1);
+  await until("sorted by points", 2000, async () => (await first()) === `run-${String(top).padStart(5, "0")}`);
+  t.diagnostic(`sorted after ${Date.now() - began} ms`);
+  assert.equal(await page.locator("th[aria-sort=descending]").textContent().then((s) => s.trim()), "Points↓");
+  await page.keyboard.press("/");
+  await page.keyboard.type("run-0123");
+  await until("ten are found", 2000, async () => (await drawn()) === 10);
+  assert.match(page.url(), /q=run-0123/);
+  assert.deepEqual(await complaints(), []);
+});
+
+test("a run is renamed in place, and runs are chosen and compared by keys", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const [a, b] = await Promise.all([logger(t, base, "a", { lr: 0.1, same: 1 }), logger(t, base, "b", { lr: 0.2, same: 1 })]);
+  for (const [run, loss] of [[a, 3], [b, 2]]) await run.tell({ metrics: { loss, "<i>acc": loss / 10 }, step: 0 });
+  for (const [run, loss] of [[a, 2], [b, 1]]) await run.tell({ metrics: { loss, "<i>acc": loss / 10 }, step: 1 });
+  await mkdir(join(base, "browser", "broken"));
+  await writeFile(join(base, "browser", "broken", "run.yaml"), "name: [broken\n");
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  await row(page, "broken").getByText("run.yaml").waitFor();
+  assert.equal(await row(page, "broken").locator("[data-kind]").textContent().then((s) => s.trim()), "unreadable");
+
+  await row(page, "a").hover();
+  await page.getByRole("button", { name: "Edit a" }).click();
+  await page.getByRole("textbox", { name: "Name" }).fill("<b>the first</b>");
+  await page.getByRole("textbox", { name: "Tags" }).fill("blue, <u>green</u>");
+  await page.getByRole("button", { name: "Save" }).click();
+  await row(page, "a").getByText("<b>the first</b>").waitFor();
+  await page.reload();
+  await row(page, "a").getByText("<b>the first</b>").waitFor();
+  await row(page, "a").locator(".tag", { hasText: "<u>green</u>" }).waitFor();
+
+  for (const name of ["a", "b"]) await row(page, name).getByRole("checkbox").check();
+  await page.getByRole("heading", { name: "Runs" }).click();
+  await page.keyboard.press("c");
+  await page.getByRole("heading", { name: "Compare 2 runs" }).waitFor();
+  const chart = page.locator('figure[data-metric="loss"]');
+  await until("both are in one chart", 10_000, async () => (await chart.getAttribute("data-points")) === "4");
+  await b.tell({ metrics: { loss: 0.5 }, step: 2 });
+  await until("and both are followed", 3000, async () => (await chart.getAttribute("data-points")) === "5");
+  await page.getByRole("link", { name: "config" }).click();
+  await page.getByText("1 of 2 parameters differ").waitFor();
+  assert.deepEqual(await page.locator("tbody th").allTextContents(), ["lr"]);
+  await page.getByRole("link", { name: "best" }).click();
+  const loss = page.locator("tr", { has: page.getByRole("rowheader", { name: "loss" }) });
+  await until("the least loss is the best", 5000, async () => (await loss.locator(".best").textContent()).startsWith("1") || (await loss.locator(".best").textContent()).startsWith("0.5"));
+  await page.getByRole("button", { name: /^loss: min is best/ }).click();
+  await until("turned round the greatest is", 2000, async () => (await loss.locator(".best").textContent()).startsWith("3"));
+  assert.deepEqual(await complaints(), []);
+});
