@@ -600,3 +600,32 @@ fn a_broken_description_of_an_experiment_is_mended() {
     assert_eq!(doctor::experiment(&folder, true), None);
     assert!(fs::read_to_string(&path).unwrap().contains("kept"));
 }
+
+#[test]
+fn sums_that_are_damaged_or_of_no_file_go_and_rows_stay() {
+    let bench = Bench::new();
+    let mut run = bench.start("sums");
+    for step in 0..70 {
+        let point = |n: i64| Point::new(format!("k{n}"), Value::Int(n * step));
+        let points = (0..1000).map(point).collect();
+        let step = Some(step);
+        run.log(0, RecordBody::Metrics { step, points });
+    }
+    run.finish();
+    let dir = bench.dir("sums");
+    let [sum] = dir.sums().unwrap().try_into().unwrap();
+    let count = rows(&dir);
+    assert_eq!((sum.lo, sum.hi), (0, count));
+    assert_eq!(codes(&look(&dir)), []);
+    let good = fs::read(&sum.path).unwrap();
+    let mut wrong = good.clone();
+    *wrong.last_mut().unwrap() ^= 1;
+    fs::write(&sum.path, wrong).unwrap();
+    finds_and_mends(&dir, &[Code::Sum]);
+    assert_eq!(dir.sums().unwrap().len(), 1);
+    assert_eq!(codes(&look(&dir)), []);
+    fs::copy(&sum.path, dir.sum(0, 7)).unwrap();
+    finds_and_mends(&dir, &[Code::Sum]);
+    assert_eq!(dir.sums().unwrap().len(), 1);
+    assert_eq!(rows(&dir), count);
+}

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use expman_model::codec::Reader;
 use expman_model::{CodecError, Value};
@@ -58,6 +58,9 @@ pub(super) struct Chunk {
     pub(super) crc: u32,
 }
 
+/// A chunk by its number.
+type Decoded = (usize, Arc<Vec<Bucket>>);
+
 /// A sum in a file, its head in memory.
 #[derive(Debug)]
 pub struct SumFile {
@@ -72,6 +75,8 @@ pub struct SumFile {
     /// Every series by name and rank.
     pub series: BTreeMap<Arc<str>, BTreeMap<u32, Stored>>,
     tiers: Vec<Vec<Chunk>>,
+    /// The chunk of each tier that was decoded last: series that follow each other lie in it together.
+    decoded: Mutex<BTreeMap<usize, Decoded>>,
 }
 
 fn take_moments(from: &mut Reader<'_>, n: usize) -> Result<Vec<Moment>, CodecError> {
@@ -129,6 +134,7 @@ impl SumFile {
             marks: BTreeMap::new(),
             series: BTreeMap::new(),
             tiers: Vec::new(),
+            decoded: Mutex::default(),
         };
         let body = (HEAD_AT + packed) as u64;
         sum.take_head(&head, body)
@@ -312,7 +318,7 @@ impl SumFile {
                 continue;
             }
             let own = place.start.saturating_sub(first)..(place.end - first).min(CHUNK_BUCKETS);
-            let buckets = self.chunk(chunk)?;
+            let buckets = self.decoded(tier, n)?;
             let Some(own) = buckets.get(own) else {
                 return Err(self.damaged(chunk, "a chunk has fewer buckets than it should"));
             };
@@ -324,6 +330,18 @@ impl SumFile {
             }
         }
         Ok(found)
+    }
+
+    fn decoded(&self, tier: usize, n: usize) -> Result<Arc<Vec<Bucket>>> {
+        let lock = || self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, buckets)) = lock().get(&tier)
+            && *known == n
+        {
+            return Ok(Arc::clone(buckets));
+        }
+        let buckets = Arc::new(self.chunk(&self.tiers[tier][n])?);
+        lock().insert(tier, (n, Arc::clone(&buckets)));
+        Ok(buckets)
     }
 
     fn chunk(&self, chunk: &Chunk) -> Result<Vec<Bucket>> {

@@ -1,5 +1,6 @@
 //! A piece of a run's sealed rows: the sum that charts are made from, and the rows themselves.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use super::file::{Stored, SumFile};
@@ -65,7 +66,9 @@ impl Part {
     /// Adds this part's buckets.
     pub(super) fn load_all(&self, want: &Want<'_>, found: &mut Found) -> Result<()> {
         let mut loaded = Vec::new();
-        for key in want.keys {
+        // In the order in which they lie in the file.
+        let keys: BTreeSet<&String> = want.keys.iter().collect();
+        for key in keys {
             match self.load(key, want) {
                 Ok(own) => loaded.extend(own),
                 Err(e) if matches!(e, StorageError::Damaged { .. }) => {

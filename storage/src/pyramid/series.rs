@@ -275,7 +275,10 @@ impl Series {
         }
         self.widen(shift);
         let other = coarser(buckets, self.shift - shift);
-        self.buckets = merged(&self.buckets, &other);
+        // What stands in front stays where it is: mostly that is all of it.
+        let at = self.buckets.partition_point(|b| b.index < other[0].index);
+        let behind = self.buckets.split_off(at);
+        self.buckets.extend(merged(&behind, &other));
     }
 
     /// Leaves only the buckets that overlap a range.

@@ -291,3 +291,96 @@ fn same_totals(a: &Totals, b: &Totals) -> Result<(), TestCaseError> {
     prop_assert_eq!(text(a), text(b));
     Ok(())
 }
+
+/// Figures for the documentation: `POINTS=100000000 cargo test -p expman-storage --lib figures -- --ignored --nocapture`.
+#[test]
+#[ignore = "it measures"]
+fn figures() {
+    use std::time::Instant;
+
+    const SEAL: u64 = 1 << 20;
+    let points: u64 = std::env::var("POINTS").map_or(10_000_000, |n| n.parse().unwrap());
+    let mut files = Files::new();
+    let (mut sums, mut segments) = (0.0, 0.0);
+    while files.hi < points {
+        let mut rows = Rows::default();
+        for i in files.hi..(files.hi + SEAL).min(points) {
+            rows.push_row(&Row {
+                key: "loss",
+                rank: 0,
+                step: Some(i.cast_signed()),
+                timestamp_us: 1_767_225_600_000_000 + 997 * i.cast_signed(),
+                attempt: 0,
+                seq: i + 1,
+                value: ValueRef::Float(f64::from(u32::try_from(i % 9973).unwrap()).sqrt()),
+            });
+        }
+        let order = rows.sorted();
+        let (lo, hi) = (files.hi, files.hi + rows.len() as u64);
+        let started = Instant::now();
+        files.sums.seal(&rows, &order, lo, hi);
+        sums += started.elapsed().as_secs_f64();
+        let started = Instant::now();
+        let segment = files.dir.segment(lo, hi);
+        let next = segment::prepare_in_order(&segment, &rows, &order, hi).unwrap();
+        next.publish(None).unwrap();
+        segments += started.elapsed().as_secs_f64();
+        files.hi = hi;
+    }
+    let started = Instant::now();
+    files.publish();
+    let publish = started.elapsed();
+    let bytes = |path: &std::path::Path| std::fs::metadata(path).unwrap().len();
+    let (data, sum) = (
+        bytes(&files.dir.metrics()),
+        bytes(&files.dir.sum(0, files.hi)),
+    );
+    println!("{points} points: {data} bytes of rows, {sum} bytes of sum");
+    println!("seal: sums {sums:.2} s beside segments {segments:.2} s; publish {publish:.2?}");
+    let keys = HashSet::from(["loss".to_owned()]);
+    let memory = || {
+        let status = durable::read(std::path::Path::new("/proc/self/statm")).unwrap();
+        let text = String::from_utf8(status).unwrap();
+        text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() / 256
+    };
+    let before = memory();
+    let started = Instant::now();
+    let view = files.open();
+    println!("open {:.2?}", started.elapsed());
+    let last = points.cast_signed() - 1;
+    let zooms = [
+        EVERYWHERE,
+        last / 2..=last,
+        last / 3..=last / 3 + 1_000_000,
+        5_000..=6_000,
+    ];
+    for range in zooms {
+        let want = Want {
+            keys: &keys,
+            ranks: None,
+            range: range.clone(),
+            max: 1024,
+        };
+        let started = Instant::now();
+        let found = view.series(&want).unwrap();
+        let series = &found["loss"][&0];
+        let n = series.buckets().len();
+        println!(
+            "{range:?}: {n} buckets of 2^{} in {:.2?}",
+            series.shift(),
+            started.elapsed()
+        );
+    }
+    println!(
+        "memory {} MiB more than {before} MiB",
+        memory().saturating_sub(before)
+    );
+    std::fs::remove_file(files.dir.sum(0, files.hi)).unwrap();
+    let started = Instant::now();
+    drop(files.open());
+    println!(
+        "without its sum: open {:.2?}, memory now {} MiB",
+        started.elapsed(),
+        memory()
+    );
+}
