@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures the built wheel against expman-rs and a pyarrow loop; see bench/run.py for the options.
 # `quick` measures one short round and only prints it; otherwise docs/benchmarks.md is written.
-# `text` measures capturing, searching and folding of text instead, and prints that; see bench/text.py.
+# `text` measures capturing, searching and folding of text instead, `view` listing, charts and following of runs,
+# beside TensorBoard, trackio and expman-rs's server; both print it; see bench/text.py and bench/view.py.
 source "$(dirname "$0")/common.sh"
 
 BENCH=target/bench
@@ -30,6 +31,21 @@ if [[ "${1:-}" == text ]]; then
     step "benchmark: measuring text"
     exec "$BENCH/venvs/expman-mesh/bin/python" -B bench/text.py \
         "$BENCH/venvs/expman-mesh/bin/python" "${@:2}"
+fi
+
+if [[ "${1:-}" == view ]]; then
+    environment tensorboard "$python_version" tensorboard
+    environment trackio "$python_version" trackio
+    # The program in expman-rs's wheel wants a newer libc than Debian 12 has; from its crate it runs, and needs protoc.
+    exp="$BENCH/cargo/bin/exp"
+    if [[ ! -x "$exp" ]] && command -v protoc >/dev/null; then
+        step "benchmark: building expman-rs's server (some minutes)"
+        cargo install --quiet expman --version 1.3.0 --features cli,server --root "$BENCH/cargo" || true
+    fi
+    [[ -x "$exp" ]] && set -- "$@" --exp "$exp" ||
+        echo "expman-rs's server is left out: building it needs protoc (Debian: protobuf-compiler)" >&2
+    step "benchmark: measuring viewing"
+    exec "${PYTHON:-python3}" -B bench/view.py "$BENCH/venvs" "${@:2}"
 fi
 
 step "benchmark: measuring"
