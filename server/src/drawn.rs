@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use expman_storage::pyramid::{Bucket, Series, Totals};
 use serde::Serialize;
 
-use crate::cursor::Cursor;
+use crate::question::Answer;
 use crate::wire::{Number, WireValue};
 
 /// Type of an answer in columns of bytes.
@@ -20,13 +20,10 @@ const BUCKETS_MIN: usize = 16;
 
 /// One series that was asked for.
 #[derive(Debug, Clone, Copy)]
-pub struct Found<'a> {
-    /// Its metric.
-    pub key: &'a str,
-    /// Its rank.
-    pub rank: u32,
-    /// What the chart shows of it.
-    pub series: &'a Series,
+struct Shown<'a> {
+    key: &'a str,
+    rank: u32,
+    series: &'a Series,
 }
 
 /// A series of an answer.
@@ -55,14 +52,14 @@ pub fn share(max: usize, series: usize) -> usize {
 
 impl Drawn {
     /// Puts series on one grid of at most `max` buckets each; with `merge` those of one metric become one.
-    pub fn new(found: &[Found<'_>], max: usize, merge: bool) -> Self {
+    fn new(found: &[Shown<'_>], max: usize, merge: bool) -> Self {
         let merged = merge.then(|| merged(found));
-        let found: Vec<(Found<'_>, usize)> = match &merged {
+        let found: Vec<(Shown<'_>, usize)> = match &merged {
             Some(merged) => merged
                 .iter()
                 .map(|(key, (series, ranks))| {
                     let rank = 0;
-                    (Found { key, rank, series }, *ranks)
+                    (Shown { key, rank, series }, *ranks)
                 })
                 .collect(),
             None => found.iter().map(|f| (*f, 1)).collect(),
@@ -85,12 +82,16 @@ impl Drawn {
         }
     }
 
-    /// The same, with where its reader stands and what could not be read.
-    pub fn told(self, cursor: Cursor, problems: Vec<String>) -> Self {
+    /// What was found, drawn.
+    pub fn of(answer: Answer, max: usize, merge: bool) -> Self {
+        let found = answer.found.iter().flat_map(|(key, ranks)| {
+            let shown = |(&rank, series)| Shown { key, rank, series };
+            ranks.iter().map(shown)
+        });
         Self {
-            cursor: cursor.to_string(),
-            problems,
-            ..self
+            cursor: answer.cursor.to_string(),
+            problems: answer.problems,
+            ..Self::new(&found.collect::<Vec<_>>(), max, merge)
         }
     }
 
@@ -163,8 +164,8 @@ impl Drawn {
         Ok(bytes)
     }
 
-    fn answer<'a>(&'a self, series: Vec<Head<'a>>) -> Answer<'a> {
-        Answer {
+    fn answer<'a>(&'a self, series: Vec<Head<'a>>) -> Body<'a> {
+        Body {
             cursor: &self.cursor,
             bucket: 1 << self.shift.min(63),
             problems: &self.problems,
@@ -212,7 +213,7 @@ impl Drawn {
 }
 
 /// One series for each metric over all ranks, and how many ranks are in it.
-fn merged(found: &[Found<'_>]) -> BTreeMap<String, (Series, usize)> {
+fn merged(found: &[Shown<'_>]) -> BTreeMap<String, (Series, usize)> {
     let mut merged: BTreeMap<String, (Series, usize)> = BTreeMap::new();
     for one in found {
         match merged.get_mut(one.key) {
@@ -237,7 +238,7 @@ fn time_ms(bucket: &Bucket) -> f64 {
 }
 
 #[derive(Debug, Serialize)]
-struct Answer<'a> {
+struct Body<'a> {
     cursor: &'a str,
     /// Steps in one bucket.
     bucket: u64,
@@ -317,7 +318,7 @@ mod tests {
         let values = [1.5, 2.5, f64::NAN, 8.0].map(ValueRef::Float);
         let a = series(&values, 0);
         let b = series(&[ValueRef::Text("x"), ValueRef::Int(7)], 1);
-        let found = [(0, &a), (1, &b)].map(|(rank, series)| Found {
+        let found = [(0, &a), (1, &b)].map(|(rank, series)| Shown {
             key: "k",
             rank,
             series,
@@ -380,7 +381,7 @@ mod tests {
     fn ranks_become_one_series_with_its_mean() {
         let a = series(&[1.0, 2.0].map(ValueRef::Float), 0);
         let b = series(&[3.0, 10.0].map(ValueRef::Float), 1);
-        let found = [(0, &a), (1, &b)].map(|(rank, series)| Found {
+        let found = [(0, &a), (1, &b)].map(|(rank, series)| Shown {
             key: "k",
             rank,
             series,

@@ -2,14 +2,17 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use expman_storage::catalog::open_run;
+use expman_storage::pyramid::{Behind, MadeSums, open};
 use expman_storage::text::{self, LogKind};
 use expman_storage::{
-    Filter, Rows, RunDir, RunEntry, RunKind, Tail, TextTail, legacy, lock, snapshot,
+    Filter, Rows, RunDir, RunEntry, RunKind, StorageError, Tail, TextTail, legacy, lock, snapshot,
 };
 
+use crate::chart::Charts;
 use crate::error::Result;
 use crate::stamps::Stamps;
 use crate::wire::Line;
@@ -18,6 +21,9 @@ use crate::wire::Line;
 const LOG_START_BYTES: u64 = 1 << 20;
 /// The run's record is looked at this often.
 const DETAIL_EVERY: Duration = Duration::from_millis(500);
+
+/// How often a run is opened anew when its files move meanwhile.
+const ATTEMPTS: u32 = 4;
 
 /// What a look at the files brought.
 #[derive(Debug, Default)]
@@ -37,12 +43,12 @@ pub struct News {
 /// News of the metrics.
 #[derive(Debug, Default)]
 pub struct RowNews {
-    /// New rows; all of them when `fresh`.
+    /// New rows.
     pub rows: Rows,
     /// Rows that the run has now.
     pub end: u64,
-    /// What was read before does not count any more.
-    pub fresh: bool,
+    /// What was read before does not count any more: this is all there is.
+    pub fresh: Option<Box<Charts>>,
 }
 
 /// News of one log.
@@ -60,9 +66,9 @@ pub struct LogNews {
 #[derive(Debug)]
 pub struct Follower {
     run: RunEntry,
+    made: Arc<MadeSums>,
     rows: Rowing,
     end: u64,
-    fresh: bool,
     run_log: LogFollower,
     console: LogFollower,
     looked: Option<(Instant, Stamp)>,
@@ -71,11 +77,11 @@ pub struct Follower {
 /// Where metric rows come from.
 #[derive(Debug)]
 enum Rowing {
-    /// A run of this project.
-    Tail(Box<Tail>),
-    /// A run of another tool: its rows are read once.
+    /// Nothing was read yet.
     Unread,
-    /// See `Unread`.
+    /// Behind what was read.
+    Tail(Box<Tail>),
+    /// A run of another tool, which is read once.
     Read,
 }
 
@@ -88,16 +94,12 @@ struct Stamp {
 }
 
 impl Follower {
-    /// A follower that has read nothing yet.
-    pub fn new(run: &RunEntry) -> Self {
-        let rows = match run.kind {
-            RunKind::Mesh => Rowing::Tail(Box::new(Tail::new(run.dir.clone()))),
-            RunKind::ExpmanRs => Rowing::Unread,
-        };
+    /// A follower that has read nothing yet; sums of rows that have none beside them are shared in `made`.
+    pub fn new(run: &RunEntry, made: Arc<MadeSums>) -> Self {
         Self {
-            rows,
+            made,
+            rows: Rowing::Unread,
             end: 0,
-            fresh: true,
             run_log: LogFollower::new(&run.dir, LogKind::Run),
             console: LogFollower::new(&run.dir, LogKind::Console),
             looked: None,
@@ -122,7 +124,7 @@ impl Follower {
             // Another run took the folder.
             *self = Self {
                 looked: self.looked.take(),
-                ..Self::new(now)
+                ..Self::new(now, Arc::clone(&self.made))
             };
         }
         match self.rows() {
@@ -134,7 +136,7 @@ impl Follower {
                 // The tail may have lost what it had read so far: the next one starts at the first row.
                 *self = Self {
                     looked: self.looked.take(),
-                    ..Self::new(&self.run)
+                    ..Self::new(&self.run, Arc::clone(&self.made))
                 };
                 news.failure = Some(e.to_string());
             }
@@ -155,20 +157,44 @@ impl Follower {
     }
 
     fn rows(&mut self) -> Result<(RowNews, Option<String>)> {
-        let mut problem = None;
-        let (rows, end) = match &mut self.rows {
-            Rowing::Tail(tail) => (tail.poll()?, tail.end()),
-            Rowing::Unread => {
-                let found = read_rows(&self.run, &Filter::default())?;
-                problem = found.problems.into_iter().next();
-                self.rows = Rowing::Read;
-                (found.rows, found.total)
-            }
-            Rowing::Read => (Rows::default(), self.end),
+        let mut news = RowNews {
+            end: self.end,
+            ..RowNews::default()
         };
-        let fresh = std::mem::take(&mut self.fresh);
-        self.end = end;
-        Ok((RowNews { rows, end, fresh }, problem))
+        let mut problem = None;
+        match &mut self.rows {
+            Rowing::Tail(tail) => {
+                news.rows = tail.poll()?;
+                news.end = tail.end();
+            }
+            Rowing::Unread => {
+                let (charts, behind) = self.open()?;
+                let mut problems = charts.view().problems.iter().chain(&behind.problems);
+                problem = problems.next().cloned();
+                news.fresh = Some(Box::new(charts));
+                news.end = behind.end;
+                self.rows = behind
+                    .tail
+                    .map_or(Rowing::Read, |tail| Rowing::Tail(Box::new(tail)));
+            }
+            Rowing::Read => {}
+        }
+        self.end = news.end;
+        Ok((news, problem))
+    }
+
+    /// The sums of what is sealed, and what stands behind it.
+    fn open(&self) -> Result<(Charts, Behind)> {
+        let mut attempt = 1;
+        loop {
+            let opened = open(&self.run, &self.made)?;
+            let mut charts = Charts::new(Arc::clone(&opened.view));
+            match opened.behind(|rows| charts.extend(rows)) {
+                // Its files have moved between two looks at them.
+                Err(StorageError::MissingRows { .. }) if attempt < ATTEMPTS => attempt += 1,
+                behind => return Ok((charts, behind?)),
+            }
+        }
     }
 
     fn detail(&mut self) -> Result<Option<(RunEntry, Stamps)>> {

@@ -15,11 +15,15 @@ use crate::blocking::Reads;
 use crate::error::ServeError;
 use crate::index::Index;
 use crate::security::{Guard, guard};
+use crate::sparks::Sparks;
 use crate::watch::Hub;
 use crate::{ServeConfig, assets, openapi, routes};
 
 /// Event streams open at once.
 pub const STREAMS_MAX: usize = 256;
+
+/// Exports of rows at once; each holds a thread.
+pub const EXPORTS_MAX: usize = 32;
 
 /// What every route can reach.
 #[derive(Debug, Clone)]
@@ -34,8 +38,12 @@ pub struct AppState {
     pub hub: Arc<Hub>,
     /// Bounds what reads files at once.
     pub reads: Reads,
+    /// Lines of the table of runs.
+    pub sparks: Sparks,
     /// A permit for each open event stream.
     pub streams: Arc<Semaphore>,
+    /// A permit for each export of rows, which lasts as long as its client likes.
+    pub exports: Arc<Semaphore>,
     /// Becomes true when the server stops.
     pub stopping: watch::Receiver<bool>,
 }
@@ -55,7 +63,9 @@ impl AppState {
             )),
             index,
             reads,
+            sparks: Sparks::default(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
             stopping,
         }
     }
@@ -94,6 +104,7 @@ pub fn described() -> (Router<AppState>, OpenApi) {
         .routes(routes!(routes::metrics::keys))
         .routes(routes!(routes::metrics::metrics))
         .routes(routes!(routes::series::series))
+        .routes(routes!(routes::sparklines::sparklines))
         .routes(routes!(routes::logs::logs))
         .routes(routes!(routes::artifacts::list))
         .routes(routes!(routes::artifacts::content))

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use expman_model::record::ValueRef;
 use expman_storage::Rows;
-use expman_storage::pyramid::Bucket;
+use expman_storage::pyramid::{Bucket, Found};
 use serde::Serialize;
 
-use crate::chart::Charts;
 use crate::wire::{Number, WireValue};
 
 /// One metric of one rank, points or buckets.
@@ -87,16 +86,17 @@ pub fn exact<'a>(
 }
 
 /// Series as buckets of one width, at most `max` each.
-pub fn bucketed(
-    charts: &Charts,
-    max: usize,
-    wanted: impl Fn(&str, u32) -> bool,
-) -> (u64, Vec<Series>) {
-    let shift = charts.shift_for(max, &wanted);
+pub fn bucketed(series: &Found, max: usize) -> (u64, Vec<Series>) {
+    let all = || {
+        series
+            .iter()
+            .flat_map(|(key, ranks)| ranks.iter().map(move |(rank, series)| (key, *rank, series)))
+    };
+    let shift = all().map(|(_, _, s)| s.shift_for(max)).max().unwrap_or(0);
     let mut found = Vec::new();
-    for (key, rank, series) in charts.iter().filter(|&(key, rank, _)| wanted(key, rank)) {
+    for (key, rank, series) in all() {
         let head = Series {
-            key: key.to_owned(),
+            key: key.as_ref().to_owned(),
             rank,
             n: series.totals.points,
             ..Series::default()

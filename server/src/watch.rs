@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use expman_storage::RunEntry;
+use expman_storage::pyramid::MadeSums;
 use tokio::sync::watch as signal;
 
 use crate::blocking::Reads;
@@ -32,6 +33,7 @@ pub struct Hub {
     index: Arc<Index>,
     reads: Reads,
     stopping: signal::Receiver<bool>,
+    made: Arc<MadeSums>,
     runs: Mutex<HashMap<String, Arc<Watched>>>,
 }
 
@@ -60,8 +62,14 @@ impl Hub {
             index,
             reads,
             stopping,
+            made: Arc::default(),
             runs: Mutex::default(),
         }
+    }
+
+    /// The sums of rows that have none beside them.
+    pub fn made(&self) -> &Arc<MadeSums> {
+        &self.made
     }
 
     /// Follows a run, or joins those who do, and waits until its files were read once.
@@ -101,7 +109,7 @@ impl Hub {
             })?;
             runs.remove(&oldest);
         }
-        let follower = Follower::new(&run);
+        let follower = Follower::new(&run, Arc::clone(&self.made));
         let key = run.key.clone();
         let watched = Arc::new(Watched::new(run));
         let watch = hold(&watched);

@@ -158,10 +158,10 @@ impl Watched {
         (run, state.stamps.clone(), state.run_version)
     }
 
-    /// Looks at all charts, with the cursor that they reach to.
-    pub fn charts<T>(&self, look: impl FnOnce(&Charts, Cursor) -> T) -> T {
+    /// Looks at all charts, with the cursor that they reach to, and a number that changes when they begin anew.
+    pub fn charts<T>(&self, look: impl FnOnce(&Charts, Cursor, u64) -> T) -> T {
         let state = self.lock();
-        look(&state.charts, state.cursor())
+        look(&state.charts, state.cursor(), state.generation)
     }
 
     /// The lines behind a cursor, in bounded pieces.
@@ -241,10 +241,9 @@ impl State {
             self.run_version += 1;
         }
         if let Some(news) = news.rows {
-            if news.fresh {
+            if let Some(charts) = news.fresh {
                 // What was there before is sorted, not in order of arrival: it can only be had as a whole.
-                self.charts = Charts::default();
-                self.charts.extend(&news.rows);
+                self.charts = *charts;
                 self.rows.restart(news.end);
                 self.generation += 1;
             } else {

@@ -4,18 +4,18 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use expman_storage::pyramid::Totals;
+use expman_storage::pyramid::{EVERYWHERE, Totals};
 use expman_storage::{Filter, RunEntry};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Params, names, ranks};
-use crate::chart::{BUCKETS_MAX, Charts};
 use crate::error::{Result, ServeError};
 use crate::follow::{Found, read_rows};
+use crate::question::{Answer, Question};
 use crate::router::AppState;
 use crate::series::{Metrics, bucketed, exact};
-use crate::watch::{Watch, cursor_at};
+use crate::watch::cursor_at;
 
 /// Points of one exact answer; more are to be had as buckets, or from the files.
 const POINTS_MAX: usize = 2_000_000;
@@ -71,25 +71,57 @@ pub async fn metrics(
     let filter = params.filter()?;
     let body = match params.max_points {
         // A run that is followed has its charts at hand, and its cursor fits them exactly.
-        Some(max) if state.config.live && max <= BUCKETS_MAX / 2 && filter.since_step.is_none() => {
+        Some(max) if state.config.live && filter.since_step.is_none() => {
             let watch = state.hub.watch(&key).await?;
+            let question = question(filter, max);
             state
                 .reads
                 .run("the charts", move || {
-                    json(&from_charts(&watch, &filter, max))
+                    json(&buckets(question.followed(&watch)?, max))
                 })
                 .await?
         }
-        max => {
+        Some(max) => {
+            let run = state.index.run(&key).await?;
+            let what = run.dir.root().display().to_string();
+            let question = question(filter, max);
+            state
+                .reads
+                .run(what, move || {
+                    json(&buckets(question.read(&run, state.hub.made())?, max))
+                })
+                .await?
+        }
+        None => {
             let run = state.index.run(&key).await?;
             let what = run.dir.root().display().to_string();
             state
                 .reads
-                .run(what, move || json(&from_files(&run, &filter, max)?))
+                .run(what, move || json(&from_files(&run, &filter)?))
                 .await?
         }
     };
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+fn question(filter: Filter, max: usize) -> Question {
+    let from = filter.since_step.unwrap_or(*EVERYWHERE.start());
+    Question {
+        keys: filter.keys,
+        ranks: filter.ranks,
+        range: from..=*EVERYWHERE.end(),
+        max,
+    }
+}
+
+fn buckets(answer: Answer, max: usize) -> Metrics {
+    let (bucket, series) = bucketed(&answer.found, max);
+    Metrics {
+        cursor: answer.cursor.to_string(),
+        bucket: Some(bucket),
+        series,
+        problems: answer.problems,
+    }
 }
 
 /// Made where blocking is allowed: an answer may have millions of numbers.
@@ -99,27 +131,8 @@ fn json(metrics: &Metrics) -> Result<Vec<u8>> {
     })
 }
 
-fn from_charts(watch: &Watch, filter: &Filter, max: usize) -> Metrics {
-    let wanted = |key: &str, rank: u32| {
-        filter.keys.as_ref().is_none_or(|keys| keys.contains(key))
-            && filter
-                .ranks
-                .as_ref()
-                .is_none_or(|ranks| ranks.contains(&rank))
-    };
-    watch.charts(|charts, cursor| {
-        let (bucket, series) = bucketed(charts, max, wanted);
-        Metrics {
-            cursor: cursor.to_string(),
-            bucket: Some(bucket),
-            series,
-            problems: Vec::new(),
-        }
-    })
-}
-
-/// Reads the files: what is asked for is not what a chart of the whole run shows.
-fn from_files(run: &RunEntry, filter: &Filter, max: Option<usize>) -> Result<Metrics> {
+/// Every point, exact.
+fn from_files(run: &RunEntry, filter: &Filter) -> Result<Metrics> {
     // The logs' ends first: what comes meanwhile is then streamed, and not skipped.
     let mut cursor = cursor_at(run, 0);
     let Found {
@@ -128,29 +141,17 @@ fn from_files(run: &RunEntry, filter: &Filter, max: Option<usize>) -> Result<Met
         problems,
     } = read_rows(run, filter)?;
     cursor.rows = total;
-    let cursor = cursor.to_string();
-    let Some(max) = max else {
-        if rows.len() > POINTS_MAX {
-            let what = format!(
-                "{} points, more than {POINTS_MAX}: ask with max_points, keys, rank or since_step",
-                rows.len()
-            );
-            return Err(ServeError::BadRequest { what });
-        }
-        return Ok(Metrics {
-            cursor,
-            bucket: None,
-            series: exact([(&rows, 0..rows.len())]),
-            problems,
-        });
-    };
-    let mut charts = Charts::with_buckets(max.saturating_mul(2));
-    charts.extend(&rows);
-    let (bucket, series) = bucketed(&charts, max, |_, _| true);
+    if rows.len() > POINTS_MAX {
+        let what = format!(
+            "{} points, more than {POINTS_MAX}: ask with max_points, keys, rank or since_step",
+            rows.len()
+        );
+        return Err(ServeError::BadRequest { what });
+    }
     Ok(Metrics {
-        cursor,
-        bucket: Some(bucket),
-        series,
+        cursor: cursor.to_string(),
+        bucket: None,
+        series: exact([(&rows, 0..rows.len())]),
         problems,
     })
 }
@@ -198,15 +199,13 @@ pub async fn keys(
     Path(key): Path<String>,
 ) -> Result<Json<Vec<KeyInfo>>> {
     let watch = state.hub.watch(&key).await?;
-    let keys = watch.charts(|charts, _| {
-        let info = charts.metrics().map(|(key, ranks)| {
-            let mut totals = Totals::default();
-            for series in ranks.values() {
-                totals.merge(&series.totals);
-            }
-            KeyInfo::new(key, ranks.keys().copied().collect(), &totals)
-        });
-        info.collect()
+    let all = watch.charts(|charts, _, _| charts.totals());
+    let keys = all.iter().map(|(key, ranks)| {
+        let mut totals = Totals::default();
+        for own in ranks.values() {
+            totals.merge(own);
+        }
+        KeyInfo::new(key, ranks.keys().copied().collect(), &totals)
     });
-    Ok(Json(keys))
+    Ok(Json(keys.collect()))
 }

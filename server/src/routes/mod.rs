@@ -10,6 +10,7 @@ pub mod logs;
 pub mod metrics;
 pub mod runs;
 pub mod series;
+pub mod sparklines;
 pub mod stream;
 
 use std::collections::HashSet;

@@ -1,24 +1,36 @@
 //! Series for charts, and their exact rows for other programs.
 
-use std::collections::{BTreeMap, HashSet};
+use std::io::{BufWriter, Write};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use expman_storage::pyramid::{EVERYWHERE, Series};
+use bytes::Bytes;
+use expman_storage::export::stream::{self as export_stream, Encoding};
+use expman_storage::pyramid::EVERYWHERE;
 use expman_storage::{Filter, RunEntry};
 use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
 use super::{Params, names, ranks};
-use crate::chart::Charts;
-use crate::drawn::{COLUMNS, Drawn, Found};
+use crate::drawn::{COLUMNS, Drawn};
 use crate::error::{Result, ServeError};
-use crate::follow::read_rows;
-use crate::router::AppState;
-use crate::watch::cursor_at;
+use crate::question::{Answer, Question};
+use crate::router::{AppState, EXPORTS_MAX};
 
+/// Types of exact rows.
+const CSV: &str = "text/csv";
+/// See [`CSV`].
+const ARROW: &str = "application/vnd.apache.arrow.stream";
+/// Pieces of an answer that wait for its client …
+const PIECES: usize = 4;
+/// … and their bytes.
+const PIECE_BYTES: usize = 1 << 16;
 /// Metrics of one answer.
 const KEYS_MAX: usize = 200;
 /// Buckets a series may be asked for.
@@ -38,16 +50,6 @@ pub struct SeriesParams {
     to_step: Option<i64>,
     max_points: Option<usize>,
     merge: Option<String>,
-}
-
-/// What was asked, checked.
-#[derive(Debug)]
-struct Question {
-    keys: HashSet<String>,
-    ranks: Option<HashSet<u32>>,
-    range: RangeInclusive<i64>,
-    max: usize,
-    merge: bool,
 }
 
 impl SeriesParams {
@@ -72,59 +74,23 @@ impl SeriesParams {
         if from > to {
             return bad(format!("from_step {from} lies behind to_step {to}"));
         }
-        let merge = match self.merge.as_deref() {
-            None => false,
-            Some("ranks") => true,
-            Some(other) => return bad(format!("merge is {other:?}, and can only be ranks")),
-        };
         Ok(Question {
-            keys: keys.into_iter().collect(),
+            keys: Some(keys.into_iter().collect()),
             ranks: self.rank.as_deref().map(ranks).transpose()?,
             range: from..=to,
             max,
-            merge,
         })
     }
-}
 
-impl Question {
-    fn wants(&self, key: &str, rank: u32) -> bool {
-        self.keys.contains(key)
-            && self
-                .ranks
-                .as_ref()
-                .is_none_or(|ranks| ranks.contains(&rank))
-    }
-
-    fn draw(&self, charts: &Charts) -> Drawn {
-        let found = charts
-            .iter()
-            .filter(|(key, rank, _)| self.wants(key, *rank));
-        let found = found.map(|(key, rank, series)| Found { key, rank, series });
-        Drawn::new(&found.collect::<Vec<_>>(), self.max, self.merge)
-    }
-
-    /// Reads the rows of the files.
-    fn read(&self, run: &RunEntry) -> Result<Drawn> {
-        let mut cursor = cursor_at(run, 0);
-        let filter = Filter {
-            keys: Some(self.keys.clone()),
-            ranks: self.ranks.clone(),
-            ..Filter::default()
-        };
-        let read = read_rows(run, &filter)?;
-        cursor.rows = read.total;
-        let mut found: BTreeMap<(&str, u32), Series> = BTreeMap::new();
-        let rows: Vec<_> = read.rows.iter().collect();
-        for row in &rows {
-            let series = found.entry((row.key, row.rank)).or_default();
-            series.push_within(row, &self.range, 2 * self.max);
+    /// Whether all ranks of a metric become one series.
+    fn merges(&self) -> Result<bool> {
+        match self.merge.as_deref() {
+            None => Ok(false),
+            Some("ranks") => Ok(true),
+            Some(other) => Err(ServeError::BadRequest {
+                what: format!("merge is {other:?}, and can only be ranks"),
+            }),
         }
-        let found = found
-            .iter()
-            .map(|(&(key, rank), series)| Found { key, rank, series });
-        let drawn = Drawn::new(&found.collect::<Vec<_>>(), self.max, self.merge);
-        Ok(drawn.told(cursor, read.problems))
     }
 }
 
@@ -134,7 +100,7 @@ impl Question {
     path = "/runs/{key}/series",
     tag = "metrics",
     params(("key" = String, Path, description = "The run's key, from the list of runs"), SeriesParams),
-    responses((status = 200, description = "Series on one grid of steps; by `Accept` as JSON, or as columns of little-endian f64 behind a JSON header", content((Object = "application/json"), (Vec<u8> = "application/vnd.expman.columns"))))
+    responses((status = 200, description = "Series on one grid of steps; by `Accept` as JSON, or as columns of little-endian f64 behind a JSON header; or the exact rows as CSV or an Arrow stream", content((Object = "application/json"), (Vec<u8> = "application/vnd.expman.columns"), (String = "text/csv"), (Vec<u8> = "application/vnd.apache.arrow.stream"))))
 )]
 pub async fn series(
     State(state): State<AppState>,
@@ -143,8 +109,30 @@ pub async fn series(
     Params(params): Params<SeriesParams>,
 ) -> Result<Response> {
     let question = params.question()?;
+    let encoding = [(CSV, Encoding::Csv), (ARROW, Encoding::Arrow)];
+    if let Some((kind, encoding)) = encoding.into_iter().find(|(k, _)| accepts(&headers, k)) {
+        if params.max_points.is_some() || params.merge.is_some() {
+            let what = format!("{kind} has exact rows: leave out max_points and merge");
+            return Err(ServeError::BadRequest { what });
+        }
+        let run = state.index.run(&key).await?;
+        let filter = Filter {
+            keys: question.keys,
+            ranks: question.ranks,
+            since_step: params.from_step,
+            until_step: params.to_step,
+        };
+        let permit = Arc::clone(&state.exports).try_acquire_owned();
+        let permit = permit.map_err(|_full| ServeError::Busy {
+            what: "exports of rows",
+            max: EXPORTS_MAX,
+        })?;
+        return Ok(exact_rows(run, filter, encoding, kind, permit));
+    }
+    let (max, merge) = (question.max, params.merges()?);
     let in_columns = accepts(&headers, COLUMNS);
-    let encode = move |drawn: Drawn| {
+    let encode = move |answer: Answer| {
+        let drawn = Drawn::of(answer, max, merge);
         let bytes = if in_columns {
             drawn.columns()
         } else {
@@ -156,19 +144,13 @@ pub async fn series(
     };
     let body = if state.config.live && question.range == EVERYWHERE {
         let watch = state.hub.watch(&key).await?;
-        let work = move || {
-            let drawn =
-                watch.charts(|charts, cursor| question.draw(charts).told(cursor, Vec::new()));
-            encode(drawn)
-        };
+        let work = move || encode(question.followed(&watch)?);
         state.reads.run("the charts", work).await?
     } else {
         let run = state.index.run(&key).await?;
         let what = run.dir.root().display().to_string();
-        state
-            .reads
-            .run(what, move || encode(question.read(&run)?))
-            .await?
+        let work = move || encode(question.read(&run, state.hub.made())?);
+        state.reads.clone().run(what, work).await?
     };
     let kind = if in_columns {
         COLUMNS
@@ -180,6 +162,54 @@ pub async fn series(
         body,
     )
         .into_response())
+}
+
+/// Streams rows as they are read; a client that is slow keeps its own reading waiting, and nothing more in memory.
+fn exact_rows(
+    run: RunEntry,
+    filter: Filter,
+    encoding: Encoding,
+    kind: &'static str,
+    permit: OwnedSemaphorePermit,
+) -> Response {
+    let (to, from) = mpsc::channel(PIECES);
+    let pieces = Pieces { to: to.clone() };
+    // Not among the reads that are counted: it lasts as long as its client likes.
+    tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        let out = BufWriter::with_capacity(PIECE_BYTES, pieces);
+        let done = export_stream::rows(&run, &filter, encoding, out);
+        if let Err(e) = done {
+            tracing::debug!("rows of {}: {e}", run.dir.root().display());
+            // Ends the answer in a way that nobody takes for its end.
+            drop(to.blocking_send(Err(std::io::Error::other(e.to_string()))));
+        }
+    });
+    let body = Body::from_stream(ReceiverStream::new(from));
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::VARY, "accept"),
+        (header::CONTENT_DISPOSITION, "attachment"),
+    ];
+    (headers, body).into_response()
+}
+
+/// Hands bytes over to an answer.
+struct Pieces {
+    to: mpsc::Sender<std::io::Result<Bytes>>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let piece = Bytes::copy_from_slice(bytes);
+        let sent = self.to.blocking_send(Ok(piece));
+        sent.map_err(|_gone| std::io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Whether a client asked for this type by name.

@@ -141,3 +141,137 @@ fn put_moments(out: &mut Vec<u8>, moments: impl Iterator<Item = Moment> + Clone)
     put(out, moments.clone().map(|m| u64::from(m.attempt)));
     put_delta(out, moments.map(|m| m.seq));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use expman_model::record::ValueRef;
+
+    use super::super::{EVERYWHERE, SumFile};
+    use super::*;
+    use crate::durable;
+    use crate::rows::{Row, Rows};
+
+    fn sum_of(series: impl IntoIterator<Item = (&'static str, u32, Series)>) -> Sum {
+        let mut sum = Sum::new(0, 9);
+        for (key, rank, series) in series {
+            sum.series
+                .entry(Arc::from(key))
+                .or_default()
+                .insert(rank, series);
+        }
+        sum.marks.insert((3, 1), 77);
+        sum
+    }
+
+    fn long(n: i64, every: i64) -> Series {
+        let bucket = |i: i64| Bucket {
+            index: i * every - 500,
+            n: 3,
+            min: -1.0,
+            max: f64::from(i32::try_from(i).unwrap()),
+            sum: 2.0,
+            last: 0.5,
+            at: Moment {
+                timestamp_us: i,
+                attempt: 1,
+                seq: 5,
+            },
+        };
+        let totals = Totals {
+            points: 3 * n.cast_unsigned(),
+            ..Totals::default()
+        };
+        Series::from_parts(totals, 0, 4, (0..n).map(bucket).collect())
+    }
+
+    #[test]
+    fn a_sum_in_a_file_is_read_level_by_level() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("sum");
+        let sum = sum_of([
+            ("a", 0, long(3, 1)),
+            ("b", 0, long(30_000, 1)),
+            ("b", 7, long(9_000, 5)),
+            ("c", 0, Series::default()),
+        ]);
+        durable::replace(&path, &encode(&sum).unwrap()).unwrap();
+        let file = SumFile::open(&path).unwrap();
+        assert_eq!(file.load().unwrap(), sum);
+        for (key, rank, series) in sum.iter() {
+            let stored = &file.series[key][&rank];
+            assert_eq!(stored.totals, series.totals);
+            for range in [
+                EVERYWHERE,
+                -3_000..=70_000,
+                100_000..=100_000,
+                -9_999..=-9_000,
+            ] {
+                for want in [1, 500, 3_000, 20_000, usize::MAX] {
+                    let (shift, buckets) = file.buckets(stored, &range, want).unwrap();
+                    let mut expected = series.at(shift);
+                    expected.retain(|b| {
+                        (range.start() >> shift..=range.end() >> shift).contains(&b.index)
+                    });
+                    assert_eq!(buckets, expected, "{key} {rank} {range:?} {want}");
+                    let enough = buckets.len() >= want || shift == 4 || buckets.is_empty();
+                    assert!(
+                        enough,
+                        "{key} {rank} {range:?} {want}: {} at {shift}",
+                        buckets.len()
+                    );
+                }
+            }
+        }
+        let (shift, top) = file.buckets(&file.series["b"][&0], &EVERYWHERE, 1).unwrap();
+        assert!(shift > 4 && top.len() <= 2048, "{} at {shift}", top.len());
+    }
+
+    #[test]
+    fn no_changed_byte_of_a_sum_is_taken_for_good() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("sum");
+        let bytes = encode(&sum_of([("a", 0, long(40, 2)), ("b", 1, long(3_000, 1))])).unwrap();
+        for at in 0..bytes.len() {
+            let mut wrong = bytes.clone();
+            wrong[at] ^= 1 << (at % 8);
+            durable::replace(&path, &wrong).unwrap();
+            let read = SumFile::open(&path).and_then(|sum| sum.check());
+            assert!(read.is_err(), "byte {at}");
+        }
+        for cut in [0, 7, 19, 20, bytes.len() / 2, bytes.len() - 1] {
+            durable::replace(&path, &bytes[..cut]).unwrap();
+            assert!(
+                SumFile::open(&path).and_then(|sum| sum.check()).is_err(),
+                "{cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_sum_s_buckets_are_bounded_however_many_rows_it_is_of() {
+        let mut rows = Rows::default();
+        for i in 0..400_000i64 {
+            rows.push_row(&Row {
+                key: if i % 100 == 0 { "rare" } else { "often" },
+                rank: 0,
+                step: Some(i),
+                timestamp_us: i,
+                attempt: 0,
+                seq: i.cast_unsigned(),
+                value: ValueRef::Float(1.0),
+            });
+        }
+        let sum = Sum::of(&rows, &rows.sorted(), 0, &|_, _| 0);
+        let buckets = |key| sum.get(key, 0).unwrap().buckets().len();
+        assert!(
+            (700..=1600).contains(&buckets("often")),
+            "{}",
+            buckets("often")
+        );
+        assert!((50..=130).contains(&buckets("rare")), "{}", buckets("rare"));
+        let bytes = encode(&sum).unwrap().len();
+        assert!(bytes < 400_000 / 8, "{bytes}");
+    }
+}

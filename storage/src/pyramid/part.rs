@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::file::{Stored, SumFile};
 use super::made::Made;
-use super::series::{Bucket, Series, Totals};
+use super::series::{Bucket, Series, Totals, coarser, shift_for};
 use super::sum::{Sum, Summing};
 use super::view::{Found, Want};
 use crate::catalog::RunEntry;
@@ -102,6 +102,7 @@ impl Part {
         let ranks = ranks.iter().filter(|(rank, _)| want.has(**rank));
         let load = |(&rank, stored): (&u32, &Stored)| {
             let (shift, buckets) = sum.buckets(stored, &want.range, want.max)?;
+            let (shift, buckets) = enough(shift, &buckets, want.max);
             let totals = stored.totals.clone();
             Ok((Arc::clone(key), rank, totals, shift, buckets))
         };
@@ -130,6 +131,12 @@ impl Part {
 /// Buckets of one series in one part: name, rank, totals, width.
 type Loaded = (Arc<str>, u32, Totals, u32, Vec<Bucket>);
 
+/// No more than a chart makes use of, though other parts may have wider ones.
+fn enough(shift: u32, buckets: &[Bucket], max: usize) -> (u32, Vec<Bucket>) {
+    let wider = shift_for(buckets, shift, 2 * max.max(8));
+    (wider, coarser(buckets, wider - shift))
+}
+
 fn load_made(sum: &Sum, key: &str, want: &Want<'_>) -> Vec<Loaded> {
     let Some((key, ranks)) = sum.series.get_key_value(key) else {
         return Vec::new();
@@ -141,7 +148,7 @@ fn load_made(sum: &Sum, key: &str, want: &Want<'_>) -> Vec<Loaded> {
         let buckets = series.buckets();
         let first = buckets.partition_point(|b| b.index < from);
         let last = buckets.partition_point(|b| b.index <= to);
-        let buckets = buckets[first..last].to_vec();
+        let (shift, buckets) = enough(shift, &buckets[first..last], want.max);
         (Arc::clone(key), rank, series.totals.clone(), shift, buckets)
     };
     ranks.map(load).collect()
