@@ -21,7 +21,7 @@ const RUNS = [
   ["low-lr", 4, 400, 0.018, 0.0002, "sweep"],
   ["exploding", 4, 400, 0.02, 0.003, "fails", "sweep"],
 ];
-const LIVE = ["long-run", 8, 600, 0.1, 0.0006, "nightly"];
+const LIVE = ["long-run", 8, 1200, 0.1, 0.0006, "nightly"];
 /** How long the live run has been going when it is looked at. */
 const LIVE_MS = 24_000;
 

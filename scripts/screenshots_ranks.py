@@ -17,7 +17,10 @@ from pathlib import Path
 import monarch_like
 
 STRAGGLER = 5
-FAILS_AT = 0.62
+FAILS_AT = 240
+SPIKE_AT = 117
+# Steps in which most is learnt.
+PACE = 400
 
 
 def rank(
@@ -48,9 +51,9 @@ def rank(
         tags=[t for t in tags if t != "fails"],
     ) as run:
         for step in range(steps):
-            part = step / steps
+            part = step / PACE
             slow = 44 if number == STRAGGLER else 0
-            spike = 1.6 if number == STRAGGLER and abs(part - 0.45) < 0.5 / steps else 0
+            spike = 1.6 if number == STRAGGLER and step == SPIKE_AT else 0
             loss = 0.35 + 2.6 * math.exp(-part * (3 + 900 * lr)) + chance.gauss(0, 0.025) + spike
             step_ms = 115 + chance.gauss(0, 1.5) + slow
             metrics = {
@@ -59,7 +62,7 @@ def rank(
                 "train/grad_norm": math.exp(chance.gauss(0.2, 0.15)) * (4 if spike else 1),
                 "train/step_time_ms": step_ms,
                 "train/tokens_per_sec": 32 * 1024 / step_ms * 1000,
-                "train/lr": lr * (1 + math.cos(math.pi * part)) / 2,
+                "train/lr": lr * (1 + math.cos(math.pi * min(1, part))) / 2,
                 "sys/gpu_util": min(100, 94 + chance.gauss(0, 2)),
                 "sys/gpu_mem_gib": 61 + 2 * part,
             }
@@ -76,7 +79,7 @@ def rank(
                 )
             if step % 20 == 0:
                 print(f"\033[32mstep {step:4}\033[0m loss {loss:.4f}  {step_ms:.0f} ms", flush=True)
-            if fails and number == 3 and part >= FAILS_AT:
+            if fails and number == 3 and step == FAILS_AT:
                 raise RuntimeError("CUDA error: device-side assert triggered (loss is not finite)")
             if number == 0 and step % 90 == 89:
                 run.flush()
