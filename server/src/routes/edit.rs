@@ -102,7 +102,9 @@ fn checked(state: &AppState, body: Result<Json<Json_>, JsonRejection>) -> Result
     if !body.is_object() {
         return Err(bad("the body is no JSON object".to_owned()));
     }
-    let edit = serde_json::from_value::<Edit>(body).map_err(|e| bad(e.to_string()))?;
+    // Read once more by what names the field that is wrong.
+    let text = body.to_string();
+    let Json(edit) = Json::<Edit>::from_bytes(text.as_bytes()).map_err(|e| bad(e.body_text()))?;
     edit.check().map_err(bad)?;
     Ok(edit)
 }

@@ -100,7 +100,7 @@ impl SeriesParams {
     path = "/runs/{key}/series",
     tag = "metrics",
     params(("key" = String, Path, description = "The run's key, from the list of runs"), SeriesParams),
-    responses((status = 200, description = "Series on one grid of steps; by `Accept` as JSON, or as columns of little-endian f64 behind a JSON header; or the exact rows as CSV or an Arrow stream", content((Object = "application/json"), (Vec<u8> = "application/vnd.expman.columns"), (String = "text/csv"), (Vec<u8> = "application/vnd.apache.arrow.stream"))))
+    responses((status = 200, description = "Series on one grid of steps; by `Accept` as JSON, as columns of little-endian f64 behind a JSON header, or the exact rows as CSV or as an Arrow stream", content((Object = "application/json"), (Vec<u8> = "application/vnd.expman.columns"), (String = "text/csv"), (Vec<u8> = "application/vnd.apache.arrow.stream"))))
 )]
 pub async fn series(
     State(state): State<AppState>,

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use expman_storage::pyramid::{EVERYWHERE, Series};
 use serde::{Deserialize, Serialize};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Params;
 use crate::error::{Result, ServeError};
@@ -57,8 +57,10 @@ impl Spark {
 }
 
 /// All lines that were asked for.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Sparks {
+    /// By the run's key: `steps` and `values`.
+    #[schema(value_type = Object)]
     runs: BTreeMap<String, Option<Spark>>,
 }
 
@@ -68,7 +70,7 @@ pub struct Sparks {
     path = "/sparklines",
     tag = "metrics",
     params(SparkParams),
-    responses((status = 200, description = "One metric of many runs, the mean over ranks; null for a run that does not have it", body = Object))
+    responses((status = 200, description = "Lines by run; null for a run without the metric", body = Sparks))
 )]
 pub async fn sparklines(
     State(state): State<AppState>,
