@@ -2,7 +2,13 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
+use arrow::datatypes::{
+    ArrowTimestampType, DataType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType,
+};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Serialize;
@@ -71,8 +77,8 @@ pub fn parquet_table(file: File, path: &Path, rows_max: usize) -> Result<Table> 
         };
         for batch in reader {
             let batch = batch.map_err(columns_error)?;
-            let cells = batch
-                .columns()
+            let shown: Vec<_> = batch.columns().iter().map(in_utc).collect();
+            let cells = shown
                 .iter()
                 .map(|column| ArrayFormatter::try_new(column, &options))
                 .collect::<Result<Vec<_>, _>>()
@@ -126,6 +132,27 @@ pub fn csv_table(text: &[u8], is_whole: bool, rows_max: usize) -> Table {
         table.total_rows = Some(table.rows.len() as u64);
     }
     table
+}
+
+/// The same moments told in UTC: the formatter knows no time zone by its name, not even that one's.
+fn in_utc(column: &ArrayRef) -> ArrayRef {
+    fn told<T: ArrowTimestampType>(column: &ArrayRef) -> ArrayRef {
+        let times: PrimitiveArray<T> = column.as_primitive::<T>().clone();
+        Arc::new(times.with_timezone("+00:00"))
+    }
+    match column.data_type() {
+        DataType::Timestamp(TimeUnit::Second, Some(_)) => told::<TimestampSecondType>(column),
+        DataType::Timestamp(TimeUnit::Millisecond, Some(_)) => {
+            told::<TimestampMillisecondType>(column)
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
+            told::<TimestampMicrosecondType>(column)
+        }
+        DataType::Timestamp(TimeUnit::Nanosecond, Some(_)) => {
+            told::<TimestampNanosecondType>(column)
+        }
+        _ => Arc::clone(column),
+    }
 }
 
 fn clipped(text: &str) -> String {
