@@ -4,11 +4,9 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
-use arrow::datatypes::{
-    ArrowTimestampType, DataType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType,
-};
+use arrow::array::{Array, ArrayRef};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Serialize;
@@ -20,6 +18,9 @@ use crate::guard::guarded;
 const COLUMNS_MAX: usize = 200;
 /// Characters of a cell.
 const CELL_CHARS: usize = 200;
+
+/// In place of a value that has no text form here.
+const UNSHOWN: &str = "(not shown)";
 
 /// A column of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -71,21 +72,23 @@ pub fn parquet_table(file: File, path: &Path, rows_max: usize) -> Result<Table> 
             .build()
             .at("read", path)?;
         let options = FormatOptions::default().with_null("");
-        let columns_error = |source| StorageError::Arrow {
-            path: path.to_owned(),
-            source,
-        };
         for batch in reader {
-            let batch = batch.map_err(columns_error)?;
-            let shown: Vec<_> = batch.columns().iter().map(in_utc).collect();
-            let cells = shown
+            let batch = batch.map_err(|source| StorageError::Arrow {
+                path: path.to_owned(),
+                source,
+            })?;
+            let columns: Vec<ArrayRef> = batch.columns().iter().map(without_zone).collect();
+            let cells: Vec<_> = columns
                 .iter()
                 .map(|column| ArrayFormatter::try_new(column, &options))
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(columns_error)?;
+                .collect();
             for row in 0..batch.num_rows() {
-                let texts = cells.iter().zip(batch.columns()).map(|(cell, column)| {
-                    (!column.is_null(row)).then(|| clipped(&cell.value(row).to_string()))
+                let texts = cells.iter().zip(&columns).map(|(cell, column)| {
+                    let text = match cell {
+                        Ok(cell) => clipped(&cell.value(row).to_string()),
+                        Err(_) => UNSHOWN.to_owned(),
+                    };
+                    (!column.is_null(row)).then_some(text)
                 });
                 table.rows.push(texts.collect());
             }
@@ -95,6 +98,17 @@ pub fn parquet_table(file: File, path: &Path, rows_max: usize) -> Result<Table> 
             .is_some_and(|n| n > table.rows.len() as u64);
         Ok(table)
     })
+}
+
+/// Moments of a time zone as those of UTC, which is how they are stored; zones by name are not known here.
+fn without_zone(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Timestamp(unit, Some(_)) => {
+            let plain = DataType::Timestamp(*unit, None);
+            cast(column, &plain).unwrap_or_else(|_kept| Arc::clone(column))
+        }
+        _ => Arc::clone(column),
+    }
 }
 
 /// The beginning of comma-separated values: the first line names the columns.
@@ -134,27 +148,6 @@ pub fn csv_table(text: &[u8], is_whole: bool, rows_max: usize) -> Table {
     table
 }
 
-/// The same moments told in UTC: the formatter knows no time zone by its name, not even that one's.
-fn in_utc(column: &ArrayRef) -> ArrayRef {
-    fn told<T: ArrowTimestampType>(column: &ArrayRef) -> ArrayRef {
-        let times: PrimitiveArray<T> = column.as_primitive::<T>().clone();
-        Arc::new(times.with_timezone("+00:00"))
-    }
-    match column.data_type() {
-        DataType::Timestamp(TimeUnit::Second, Some(_)) => told::<TimestampSecondType>(column),
-        DataType::Timestamp(TimeUnit::Millisecond, Some(_)) => {
-            told::<TimestampMillisecondType>(column)
-        }
-        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
-            told::<TimestampMicrosecondType>(column)
-        }
-        DataType::Timestamp(TimeUnit::Nanosecond, Some(_)) => {
-            told::<TimestampNanosecondType>(column)
-        }
-        _ => Arc::clone(column),
-    }
-}
-
 fn clipped(text: &str) -> String {
     match text.char_indices().nth(CELL_CHARS) {
         Some((at, _)) => format!("{}…", &text[..at]),
@@ -180,6 +173,35 @@ mod tests {
         );
         assert!(csv_table(text, true, 2).truncated);
         assert_eq!(csv_table(b"", true, 10).columns, []);
+    }
+
+    #[test]
+    fn moments_of_a_named_zone_are_shown() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("x.parquet");
+        let mut rows = crate::Rows::default();
+        rows.push_row(&crate::Row {
+            key: "loss",
+            rank: 0,
+            step: Some(1),
+            timestamp_us: 1_767_225_600_000_000,
+            attempt: 0,
+            seq: 1,
+            value: expman_model::record::ValueRef::Float(0.5),
+        });
+        crate::segment::write_sorted(&path, &rows, 1).unwrap();
+        let table = parquet_table(File::open(&path).unwrap(), &path, 5).unwrap();
+        let at = |name: &str| table.columns.iter().position(|c| c.name == name).unwrap();
+        let cell = |name: &str| table.rows[0][at(name)].clone().unwrap();
+        assert_eq!(
+            (cell("key").as_str(), cell("value").as_str()),
+            ("loss", "0.5")
+        );
+        assert!(
+            cell("timestamp").starts_with("2026-01-01T00:00:00"),
+            "{}",
+            cell("timestamp")
+        );
     }
 
     #[test]
