@@ -75,7 +75,8 @@ test("every page is clean for axe in both themes, and fits a phone", { timeout: 
       found.push(...told);
     }
     await page.setViewportSize({ width: 390, height: 844 });
-    await page.locator(ready).first().waitFor();
+    // Two frames on, everything has found its width.
+    await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
     const wide = await page.evaluate(() => document.documentElement.scrollWidth);
     if (wide > 390) found.push(`${name} is ${wide} pixels wide on a phone`);
   }

@@ -4,8 +4,9 @@ Usage: logger.py BASE_DIR RUN_NAME PARAMS PLACE
 PARAMS is the JSON of what is known from the start, PLACE that of this rank:
 {"rank": 1, "world_size": 2}, or {}.
 Commands: {"metrics": {...}, "step": 1} | {"info": "text"} | {"print": "text"} | {"params": {...}}
-| {"bulk": "key", "from": 0, "to": 100} logs its step as value | {"ticking": 0.5, "names": 500} goes on
-by itself | {"artifact": "path"} | {"flush": true} | {"raise": "why"} | {"close": true}
+| {"bulk": "key", "from": 0, "to": 100} logs its step as value
+| {"ticking": 0.5, "names": 500} goes on by itself
+| {"artifact": "path"} | {"flush": true} | {"raise": "why"} | {"close": true}
 """
 
 import json

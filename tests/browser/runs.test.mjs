@@ -1,7 +1,8 @@
 // The list of runs and what is done with it: many of them, broken ones, editing, comparing.
 
 import assert from "node:assert/strict";
-import { mkdir, writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { cp, mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 
@@ -87,4 +88,76 @@ test("a run is renamed in place, and runs are chosen and compared by keys", { ti
   await page.getByRole("button", { name: /^loss: min is best/ }).click();
   await until("turned round the greatest is", 2000, async () => (await loss.locator(".best").textContent()).startsWith("3"));
   assert.deepEqual(await complaints(), []);
+});
+
+test("saved files are previewed by their kind, and never run", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const run = await logger(t, base, "files");
+  await run.tell({ metrics: { loss: 1 }, step: 0 });
+  await run.tell({ flush: true });
+  const files = await folder(t);
+  // One red pixel.
+  const png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFAAH/iZk9HQAAAABJRU5ErkJggg==";
+  const contents = {
+    "plot.png": Buffer.from(png, "base64"),
+    "table.csv": "a,b\n1,<script>alert(1)</script>\n",
+    "tree.json": '{"a":[1,{"b":null}]}',
+    "notes.txt": "first line\n<img src=x onerror=alert(1)>",
+    "page.html": "<script>alert(document.domain)</script>",
+  };
+  for (const [name, content] of Object.entries(contents)) {
+    await writeFile(join(files, name), content);
+    await run.tell({ artifact: join(files, name) });
+  }
+  await run.tell({ close: true });
+  const published = join(run.runDir, "metrics.parquet");
+  await until("the rows are published", 20_000, () => existsSync(published));
+  await cp(published, join(run.runDir, "artifacts", "rows.parquet"));
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  await row(page, "files").locator("a.name").click();
+  await page.getByRole("link", { name: "artifacts" }).click();
+  const open = async (name) => {
+    await page.getByRole("button", { name, exact: true }).click();
+    return page.getByRole("region", { name: `Preview of ${name}` });
+  };
+  const image = (await open("plot.png")).getByRole("img");
+  await until("the picture is there", 5000, () => image.evaluate((node) => node.complete && node.naturalWidth === 1));
+  await (await open("table.csv")).getByRole("cell", { name: "<script>alert(1)</script>" }).waitFor();
+  await (await open("rows.parquet")).getByRole("columnheader", { name: /timestamp/ }).waitFor();
+  await (await open("tree.json")).getByText('"b": null').waitFor();
+  await (await open("notes.txt")).getByText("<img src=x onerror=alert(1)>").waitFor();
+  const html = await open("page.html");
+  await html.locator("pre, a").first().waitFor();
+  assert.equal(await page.locator("iframe, main script, img[src=x]").count(), 0);
+  assert.deepEqual(await complaints(), []);
+});
+
+test("the log is searched on the server, filtered, and followed meanwhile", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const run = await logger(t, base, "talks");
+  for (let n = 0; n < 60; n++) await run.tell({ print: n % 10 === 0 ? `checkpoint ${n} saved` : `plain ${n}` });
+  await run.tell({ print: "loading  10%\rloading  50%\rloading 100%" });
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  await row(page, "talks").locator("a.name").click();
+  await page.keyboard.press("l");
+  const line = (text) => page.locator(".line .text", { hasText: text });
+  await line("loading 100%").waitFor();
+  assert.equal(await line("50%").count(), 0, "a bar that was redrawn is one line");
+  await page.keyboard.press("/");
+  await page.keyboard.type("checkpoint \\d+ saved$");
+  await until("only what matches", 5000, async () => (await page.locator(".line").count()) === 6);
+  await run.tell({ print: "plain again" });
+  await run.tell({ print: "checkpoint 99 saved" });
+  await line("checkpoint 99 saved").waitFor({ timeout: 5000 });
+  assert.equal(await page.locator(".line").count(), 7);
+  await page.getByRole("searchbox").fill("(");
+  await page.getByRole("status").filter({ hasText: /regular expression|regex|parse/i }).waitFor();
+  await page.getByRole("searchbox").fill("");
+  await line("plain again").waitFor();
+  await page.getByRole("button", { name: "err", exact: true }).click();
+  await page.getByText("No output captured yet.").waitFor();
+  assert.match(page.url(), /stream=err/);
+  assert.deepEqual((await complaints()).filter((text) => !text.includes("400")), []);
 });

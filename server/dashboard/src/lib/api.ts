@@ -108,14 +108,12 @@ export const artifacts = (key: string, signal?: AbortSignal): Promise<Artifact[]
 export const artifactHref = (key: string, artifact: string): string =>
   `${run(key)}/artifacts/${encodeURIComponent(artifact)}/content`;
 
+/** A picture, for an element that shows it. */
+export const pictureHref = (key: string, artifact: string): string =>
+  `${run(key)}/artifacts/${encodeURIComponent(artifact)}/inline`;
+
 export const preview = (key: string, artifact: string, signal?: AbortSignal): Promise<Preview> =>
   get(`${run(key)}/artifacts/${encodeURIComponent(artifact)}/preview`, signal);
-
-/** An artifact's text, for previews that the page makes itself. */
-export async function artifactText(key: string, artifact: string, bytes: number, signal?: AbortSignal): Promise<string> {
-  const answer = await ask(artifactHref(key, artifact), { headers: { range: `bytes=0-${bytes - 1}` } }, signal);
-  return await answer.text();
-}
 
 export interface SeriesWanted {
   keys: readonly string[];

@@ -5,7 +5,6 @@ import { type BadgeFacts, type Connection, listState } from "./badge";
 import type { ChartHost, Choice, Facts } from "./charthost";
 import { type ChartLook, type Compared, type Drawing, drawRuns } from "./drawing";
 import { value } from "./format";
-import { runHref } from "./route";
 import { choicesOf } from "./runcharts";
 import { SeriesStore } from "./series";
 import { server } from "./server.svelte";
@@ -174,8 +173,6 @@ export class CompareModel implements ChartHost {
     const detail = this.details.get(run);
     return detail?.display_name || detail?.name || run;
   }
-
-  readonly hrefOf = (run: string): string => runHref(run);
 
   private of(run: string | undefined): SeriesStore | undefined {
     return this.stores.get(run ?? (this.runs[0] as string));

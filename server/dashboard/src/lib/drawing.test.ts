@@ -29,6 +29,14 @@ describe("drawRun", () => {
     ]);
   });
 
+  it("waits with the mean for ranks that are a little behind, not for the dead", () => {
+    const uneven = grid([...two.xs().flatMap((step): [number, number, number][] => [[0, step, 1], [1, step, 3]]), [0, 2, 9]]);
+    const mean = (g: Grid) => drawRun(g, look, plain).lines.find((l) => l.role === "mean")?.y;
+    expect(mean(uneven)).toEqual([2, 2, null]);
+    for (let step = 3; step < 14; step++) uneven.point(0, step, 9);
+    expect(mean(uneven)?.at(-1)).toBe(9);
+  });
+
   it("draws every rank, or only the picked ones", () => {
     const names = (ranks: number[]): string[] =>
       drawRun(two, { ...look, mode: "ranks", ranks }, plain)

@@ -74,12 +74,31 @@ export function lines(grid: Grid, only: ReadonlySet<number> | null): Lines {
     }
   }
   for (let i = 0; i < length; i++) if ((counts[i] as number) > 0) out.mean[i] = (sums[i] as number) / (counts[i] as number);
+  for (const i of unfinished(grid)) out.mean[i] = null;
   for (const rank of grid.ranks()) {
     if (only && !only.has(rank)) continue;
     const c = grid.column(rank);
     out.ranks.push({ rank, y: means(c, length), n: c.n.subarray(0, length), points: c.points });
   }
   return out;
+}
+
+/** Buckets at the end that ranks may be behind. */
+const BEHIND_MAX = 8;
+
+/**
+ * Buckets at the end that not all ranks have come to: their mean would be that of the fastest ones.
+ * A rank that has not come to any of the last ones is no longer waited for.
+ */
+function unfinished(grid: Grid): number[] {
+  const columns = grid.whole();
+  if (columns.length < 2) return [];
+  const from = Math.max(0, grid.length - BEHIND_MAX - 1);
+  const counts = Array.from({ length: grid.length - from }, (_, i) => columns.reduce((n, c) => n + ((c.n[from + i] as number) > 0 ? 1 : 0), 0));
+  const most = Math.max(...counts);
+  const found: number[] = [];
+  for (let i = counts.length - 1; i > 0 && (counts[i] as number) < most; i--) found.push(from + i);
+  return found;
 }
 
 function means(c: Column, length: number): Values {

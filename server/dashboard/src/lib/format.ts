@@ -10,7 +10,7 @@ export function value(v: unknown): string {
     if (Number.isInteger(v) && Math.abs(v) < 1e15) return count(v);
     if (!Number.isFinite(v)) return String(v);
     const size = Math.abs(v);
-    return size >= 1e6 || size < 1e-3 ? v.toExponential(3) : String(Number(v.toPrecision(4)));
+    return size >= 1e6 || size < 1e-3 ? v.toExponential(3) : size >= 1e4 ? count(Number(v.toPrecision(4))) : String(Number(v.toPrecision(4)));
   }
   if (v === null || v === undefined) return "–";
   return typeof v === "object" ? JSON.stringify(v) : String(v);

@@ -17,6 +17,8 @@ const CHOICES_MAX = 4;
 
 export class RunCharts implements ChartHost {
   private readonly zooms = new Map<string, [number, number]>();
+  /** What each metric was last asked for, so that no drawing asks again. */
+  private readonly asked = new Map<string, string>();
   private timer: ReturnType<typeof setTimeout> | null = null;
   private along: string | null = null;
 
@@ -87,11 +89,14 @@ export class RunCharts implements ChartHost {
   private refine(entry: Entry, look: ChartLook, context: XContext): void {
     if (!look.zoom) {
       entry.detail = null;
+      this.asked.delete(entry.key);
       return;
     }
     if (entry.grid.width === 1 || entry.state !== "ready") return;
     const range = stepsOf(entry.grid, look, look.zoom, context);
     if (!range || (entry.detail?.from === range[0] && entry.detail.to === range[1])) return;
+    if (this.asked.get(entry.key) === range.join()) return;
+    this.asked.set(entry.key, range.join());
     this.zooms.set(entry.key, range);
     if (this.timer !== null) clearTimeout(this.timer);
     this.timer = setTimeout(() => void this.fetch(), ZOOM_WAIT_MS);
@@ -110,6 +115,9 @@ export class RunCharts implements ChartHost {
         await this.feed.store.zoom(keys, ...range);
       } catch (error) {
         this.failed(error);
+      } finally {
+        // What came to nothing may be asked for again.
+        for (const key of keys) if (this.asked.get(key) === range.join()) this.asked.delete(key);
       }
     }
   }

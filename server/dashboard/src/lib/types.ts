@@ -260,13 +260,15 @@ export interface EventsAnswer {
 }
 
 export type Preview =
-  | { kind: "image"; src: string; type: string }
+  /** Fetched by itself, as it is. */
+  | { kind: "image" }
   | { kind: "text" | "json"; text: string; truncated: boolean }
   | {
       kind: "csv" | "parquet";
       columns: { name: string; type: string }[];
-      rows: string[][];
+      /** Null where nothing is. */
+      rows: (string | null)[][];
       total_rows: number | null;
       truncated: boolean;
     }
-  | { kind: "none"; why?: string };
+  | { kind: "none"; why: string };
