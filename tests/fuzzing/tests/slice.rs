@@ -101,7 +101,7 @@ slices! {
     hostile_logs_recover_to_a_run_that_reads_the_same: "recover", 150;
     hostile_rings_of_dead_processes_are_errors: "ring", 2000;
     hostile_spool_files_are_errors: "spool", 2000;
-    hostile_sums_are_errors_or_change_nothing: "sum", 1000;
+    hostile_sums_are_errors_or_change_nothing: "sum", 500;
     hostile_text_logs_read_the_same_however_they_are_cut: "text", 1200;
     hostile_yaml_is_bounded_and_means_the_same_when_written_again: "yaml", 3000;
 }
