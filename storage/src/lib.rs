@@ -18,6 +18,7 @@ pub mod layout;
 pub mod legacy;
 pub mod lines;
 pub mod lock;
+mod nesting;
 mod pread;
 pub mod preview;
 pub mod pyramid;

@@ -1,23 +1,31 @@
 //! The first rows of a table that a run saved, as text for people.
 
+use std::fmt::{Display, Write};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 use serde::Serialize;
 
 use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
+use crate::nesting;
 
 /// Columns that are shown.
 const COLUMNS_MAX: usize = 200;
 /// Characters of a cell.
 const CELL_CHARS: usize = 200;
+
+/// Rows that are decoded at once.
+const BATCH_ROWS: usize = 64;
 
 /// In place of a value that has no text form here.
 const UNSHOWN: &str = "(not shown)";
@@ -49,14 +57,16 @@ pub struct Table {
 /// # Errors
 /// When it is none, or damaged.
 pub fn parquet_table(file: File, path: &Path, rows_max: usize) -> Result<Table> {
+    nesting::check(&file, path)?;
     guarded(path, || {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
-        let total = builder.metadata().file_metadata().num_rows();
-        let fields = builder.schema().fields().clone();
+        let known = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).at("read", path)?;
+        let meta = known.metadata();
+        let total = meta.file_metadata().num_rows();
+        let fields = known.schema().fields();
         let shown = fields.len().min(COLUMNS_MAX);
         let columns = fields[..shown].iter().map(|field| TableColumn {
-            name: field.name().clone(),
-            r#type: field.data_type().to_string(),
+            name: clipped(field.name()),
+            r#type: clipped(field.data_type()),
         });
         let mut table = Table {
             columns: columns.collect(),
@@ -64,10 +74,16 @@ pub fn parquet_table(file: File, path: &Path, rows_max: usize) -> Result<Table> 
             total_rows: u64::try_from(total).ok(),
             truncated: shown < fields.len(),
         };
-        let mask = parquet::arrow::ProjectionMask::roots(builder.parquet_schema(), 0..shown);
+        let views = fields.iter().map(|field| Arc::new(viewed(field)));
+        let views =
+            Schema::new_with_metadata(views.collect::<Fields>(), known.schema().metadata().clone());
+        let options = ArrowReaderOptions::new().with_schema(Arc::new(views));
+        let known = ArrowReaderMetadata::try_new(Arc::clone(meta), options).at("read", path)?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, known);
+        let mask = ProjectionMask::roots(builder.parquet_schema(), 0..shown);
         let reader = builder
             .with_projection(mask)
-            .with_batch_size(rows_max.max(1))
+            .with_batch_size(rows_max.clamp(1, BATCH_ROWS))
             .with_limit(rows_max)
             .build()
             .at("read", path)?;
@@ -85,7 +101,7 @@ pub fn parquet_table(file: File, path: &Path, rows_max: usize) -> Result<Table> 
             for row in 0..batch.num_rows() {
                 let texts = cells.iter().zip(&columns).map(|(cell, column)| {
                     let text = match cell {
-                        Ok(cell) => clipped(&cell.value(row).to_string()),
+                        Ok(cell) => clipped(cell.value(row)),
                         Err(_) => UNSHOWN.to_owned(),
                     };
                     (!column.is_null(row)).then_some(text)
@@ -98,6 +114,16 @@ pub fn parquet_table(file: File, path: &Path, rows_max: usize) -> Result<Table> 
             .is_some_and(|n| n > table.rows.len() as u64);
         Ok(table)
     })
+}
+
+/// A column of texts or bytes as one that points to them: a long one in a dictionary may be that of every row.
+fn viewed(field: &Field) -> Field {
+    let r#type = match field.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+        DataType::Binary | DataType::LargeBinary => DataType::BinaryView,
+        other => other.clone(),
+    };
+    field.clone().with_data_type(r#type)
 }
 
 /// Moments of a time zone as those of UTC, which is how they are stored; zones by name are not known here.
@@ -117,7 +143,7 @@ fn without_zone(column: &ArrayRef) -> ArrayRef {
 #[must_use]
 pub fn csv_table(text: &[u8], is_whole: bool, rows_max: usize) -> Table {
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text);
-    let utf8 = |bytes: &[u8]| clipped(&String::from_utf8_lossy(bytes));
+    let utf8 = |bytes: &[u8]| clipped(String::from_utf8_lossy(bytes));
     let names = reader.byte_headers().cloned().unwrap_or_default();
     let shown = names.len().min(COLUMNS_MAX);
     let columns = names.iter().take(shown).map(|name| TableColumn {
@@ -148,10 +174,32 @@ pub fn csv_table(text: &[u8], is_whole: bool, rows_max: usize) -> Table {
     table
 }
 
-fn clipped(text: &str) -> String {
-    match text.char_indices().nth(CELL_CHARS) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
+/// The beginning of a text; no more of it is made.
+fn clipped(text: impl Display) -> String {
+    let mut clip = Clip {
+        text: String::new(),
+        room: CELL_CHARS,
+    };
+    if write!(clip, "{text}").is_err() {
+        clip.text.push('…');
+    }
+    clip.text
+}
+
+/// Takes a text until it is full.
+struct Clip {
+    text: String,
+    /// Characters that it still takes.
+    room: usize,
+}
+
+impl Write for Clip {
+    fn write_str(&mut self, more: &str) -> std::fmt::Result {
+        let end = more.char_indices().nth(self.room).map(|(at, _)| at);
+        let taken = &more[..end.unwrap_or(more.len())];
+        self.text.push_str(taken);
+        self.room -= taken.chars().count();
+        end.map_or(Ok(()), |_more| Err(std::fmt::Error))
     }
 }
 
@@ -202,6 +250,14 @@ mod tests {
             "{}",
             cell("timestamp")
         );
+    }
+
+    #[test]
+    fn little_of_a_long_value_is_made() {
+        let room = "é".repeat(CELL_CHARS);
+        assert_eq!(clipped(&room), room);
+        assert_eq!(clipped(format!("{room}x")), format!("{room}…"));
+        assert_eq!(clipped(format_args!("{room}{}", 1)), format!("{room}…"));
     }
 
     #[test]

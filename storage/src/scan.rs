@@ -19,6 +19,7 @@ use parquet::file::statistics::Statistics;
 use crate::durable;
 use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
+use crate::nesting;
 use crate::pread::Shared;
 use crate::reader::Filter;
 use crate::rows::Row;
@@ -56,6 +57,7 @@ impl Sealed {
     /// See [`Sealed::open`].
     pub fn of(file: File, path: &Path) -> Result<Self> {
         let file = Shared::new(file).at("stat", path)?;
+        nesting::check(file.file(), path)?;
         guarded(path, || {
             let plain = load(&file, PageIndexPolicy::Skip).at("read", path)?;
             let hi = claimed_hi(plain.metadata()).ok_or_else(|| StorageError::Damaged {

@@ -18,6 +18,7 @@ use parquet::schema::types::ColumnPath;
 use crate::durable::{self, Prepared};
 use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
+use crate::nesting;
 use crate::rows::{Rows, schema};
 
 /// Rows of a row group.
@@ -140,6 +141,7 @@ fn join(path: &Path, sources: &[&Path], hi: u64) -> Result<Prepared> {
 }
 
 fn metadata(file: &File, path: &Path) -> Result<ParquetMetaData> {
+    nesting::check(file, path)?;
     guarded(path, || {
         ParquetMetaDataReader::new()
             .with_page_index_policy(PageIndexPolicy::Optional)
@@ -167,6 +169,7 @@ pub fn claimed_hi(meta: &ParquetMetaData) -> Option<u64> {
 /// When it is no Parquet file, or not ours.
 pub fn read_hi(path: &Path) -> Result<u64> {
     let file = durable::open_read(path)?;
+    nesting::check(&file, path)?;
     let meta = guarded(path, || {
         ParquetMetaDataReader::new()
             .parse_and_finish(&file)

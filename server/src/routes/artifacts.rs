@@ -27,6 +27,8 @@ use crate::saved::{Artifact, find, io, open};
 const CHUNK: usize = 256 << 10;
 /// Bytes of a text that are shown, when the number is not said, and at most.
 const PREVIEW_BYTES: (u64, u64) = (256 << 10, 4 << 20);
+/// What JSON may grow by when it is set out, beside four times its length.
+const PRETTY_BYTES: usize = 256 << 10;
 /// Rows of a table that are shown, likewise.
 const PREVIEW_ROWS: (usize, usize) = (100, 2_000);
 
@@ -272,12 +274,22 @@ fn shown(artifact: &Artifact, file: File, bytes: u64, rows: usize) -> Result<Pre
     let pretty = (is("json") && is_whole)
         .then(|| serde_json::from_str::<serde_json::Value>(&text).ok())
         .flatten()
-        .and_then(|tree| serde_json::to_string_pretty(&tree).ok());
+        .and_then(|tree| pretty(&tree, 4 * text.len()));
     let truncated = !is_whole;
     Ok(match pretty {
         Some(text) => Preview::Json(Text { text, truncated }),
         None => Preview::Text(Text { text, truncated }),
     })
+}
+
+/// JSON line by line; none where that is longer than `max` by much, as lists within lists can make it.
+fn pretty(tree: &serde_json::Value, max: usize) -> Option<String> {
+    let mut text = vec![0; max + PRETTY_BYTES];
+    let mut room = &mut text[..];
+    serde_json::to_writer_pretty(&mut room, tree).ok()?;
+    let left = room.len();
+    text.truncate(text.len() - left);
+    String::from_utf8(text).ok()
 }
 
 /// UTF-8 without a NUL, but for a character that the end cut in two.
@@ -345,5 +357,24 @@ mod tests {
             attachment("a\"b\r\nc/ü.html"),
             "attachment; filename*=UTF-8''a%22b%0D%0Ac%2F%C3%BC.html"
         );
+    }
+
+    #[test]
+    fn json_that_grows_when_it_is_set_out_is_left_as_it_is() {
+        let lists = |depth: usize, items: usize| {
+            let items = vec!["1"; items].join(",");
+            format!("{}{items}{}", "[".repeat(depth), "]".repeat(depth))
+        };
+        let set_out = |text: &str| {
+            let tree: serde_json::Value = serde_json::from_str(text).unwrap();
+            (
+                pretty(&tree, 4 * text.len()),
+                serde_json::to_string_pretty(&tree).unwrap(),
+            )
+        };
+        let (shown, whole) = set_out(&lists(2, 1_000));
+        assert_eq!(shown, Some(whole));
+        let (shown, whole) = set_out(&lists(120, 10_000));
+        assert!(whole.len() > 2_000_000 && shown.is_none());
     }
 }

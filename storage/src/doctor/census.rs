@@ -9,6 +9,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::durable;
 use crate::error::{At, Result, StorageError};
+use crate::guard::guarded;
+use crate::nesting;
 use crate::reader::{Filter, add_batch};
 use crate::rows::{Row, Rows};
 use crate::segment::claimed_hi;
@@ -60,7 +62,12 @@ impl Census {
     /// # Errors
     /// When it can't be read.
     pub(super) fn count(&mut self, path: &Path) -> Result<u64> {
+        guarded(path, || self.count_rows(path))
+    }
+
+    fn count_rows(&mut self, path: &Path) -> Result<u64> {
         let file = durable::open_read(path)?;
+        nesting::check(&file, path)?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
         let hi = claimed_hi(builder.metadata());
         let batches = builder

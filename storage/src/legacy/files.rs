@@ -18,6 +18,7 @@ use crate::durable;
 use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
 use crate::layout::{RunDir, names};
+use crate::nesting;
 use crate::reader::Filter;
 use crate::rows::Row;
 use crate::scan::Sealed;
@@ -90,6 +91,7 @@ fn segments(dir: &RunDir) -> Result<Vec<PathBuf>> {
 
 fn read_parquet(path: &Path, reading: &mut Reading<'_>) -> Result<()> {
     let file = durable::open_read(path)?;
+    nesting::check(&file, path)?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).at("read", path)?;
     if claimed_hi(builder.metadata()).is_some() {
         // One of ours, whose folder was copied without its machinery.

@@ -250,6 +250,16 @@ mod tests {
     }
 
     #[test]
+    fn a_sum_that_claims_more_than_any_has_is_damaged() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("sum");
+        let too_many = sum_of([("a", 0, long(800_000, 1))]);
+        durable::replace(&path, &encode(&too_many).unwrap()).unwrap();
+        let refused = SumFile::open(&path).unwrap_err();
+        assert!(refused.to_string().contains("buckets"), "{refused}");
+    }
+
+    #[test]
     fn a_sum_s_buckets_are_bounded_however_many_rows_it_is_of() {
         let mut rows = Rows::default();
         for i in 0..400_000i64 {

@@ -22,7 +22,7 @@ use expman_model::{CodecError, Value};
 
 use super::columns::{small, take, take_buckets, take_delta};
 use super::series::{Bucket, EVERYWHERE, Moment, Series, Totals};
-use super::sum::Sum;
+use super::sum::{BUCKETS_MAX, Sum};
 use crate::durable;
 use crate::error::{At, Result, StorageError};
 
@@ -221,7 +221,16 @@ impl SumFile {
                 Some(known) => known,
                 None => self.series.entry(Arc::from(keys[i])).or_default(),
             };
-            ranks_of.insert(small(ranks[i])?, stored);
+            if ranks_of.insert(small(ranks[i])?, stored).is_some() {
+                return Err(CodecError::Truncated("names"));
+            }
+        }
+        // So many are never written, and what is packed well may claim any number.
+        let all = ends
+            .iter()
+            .fold(0, |all: usize, end| all.saturating_add(*end));
+        if all > 2 * BUCKETS_MAX.max(2 * n) {
+            return Err(CodecError::Truncated("buckets"));
         }
         let held = |tier: usize| self.tiers.get(tier).map_or(0, Vec::len);
         if (0..)

@@ -183,13 +183,13 @@ impl Series {
         let totals = &mut self.totals;
         let ordinal = i64::try_from(self.base.saturating_add(totals.stepless)).unwrap_or(i64::MAX);
         let at = Moment::of(row);
-        totals.points += 1;
+        totals.points = totals.points.saturating_add(1);
         totals.first_us = least(totals.first_us, Some(row.timestamp_us));
         if row.step.is_some() {
             totals.first_step = least(totals.first_step, row.step);
             totals.last_step = totals.last_step.max(row.step);
         } else {
-            totals.stepless += 1;
+            totals.stepless = totals.stepless.saturating_add(1);
         }
         #[expect(
             clippy::cast_precision_loss,
@@ -200,7 +200,7 @@ impl Series {
             ValueRef::Int(i) => i as f64,
             ValueRef::Bool(b) => f64::from(u8::from(b)),
             ValueRef::Text(text) => {
-                totals.texts += 1;
+                totals.texts = totals.texts.saturating_add(1);
                 if totals.text.as_ref().is_none_or(|(_, last)| at >= *last) {
                     totals.text = Some((text.to_owned(), at));
                 }
@@ -211,7 +211,7 @@ impl Series {
             totals.last = Some((row.value.to_value(), at));
         }
         if !value.is_finite() {
-            totals.non_finite += 1;
+            totals.non_finite = totals.non_finite.saturating_add(1);
             return;
         }
         let place = row.step.unwrap_or(ordinal);

@@ -13,7 +13,7 @@ const BUCKET_ROWS_MIN: u64 = 32;
 /// Buckets of one chart.
 const CHART_BUCKETS: u64 = 1024;
 /// Buckets of all series of a sum; beyond that they become wider.
-const BUCKETS_MAX: usize = 1 << 19;
+pub(super) const BUCKETS_MAX: usize = 1 << 19;
 /// Buckets of one series within a run of rows that rise.
 const RUN_BUCKETS: usize = 1 << 14;
 /// Rows of such a run.

@@ -85,7 +85,8 @@ impl Upkeep {
             known.get(&(Arc::from(key), rank)).copied().unwrap_or(0)
         });
         for (place, n) in stepless(&sum) {
-            *known.entry(place).or_default() += n;
+            let known = known.entry(place).or_default();
+            *known = known.saturating_add(n);
         }
         // Without points that have no step nothing was looked up, so nothing is known of those in front.
         if has_stepless || lo == 0 {
@@ -123,7 +124,7 @@ impl Upkeep {
         for sealed in files {
             let stored = SumFile::open(&self.dir.sum(all.hi, sealed.hi));
             let stored = stored.and_then(|sum| sum.load()).ok();
-            let part = match stored.filter(|sum| continues(&all, sum)) {
+            let part = match stored.filter(|sum| sum.hi == sealed.hi && continues(&all, sum)) {
                 Some(sum) => sum,
                 None if sealed.rows() > REMAKE_ROWS_MAX => return Ok(None),
                 None => remake(&sealed, &all)?,

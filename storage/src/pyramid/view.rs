@@ -155,7 +155,8 @@ impl View {
         let part = Part::new(sum, rows);
         part.each(|key, rank, totals| {
             if totals.stepless > 0 {
-                *self.stepless.entry((Arc::clone(key), rank)).or_default() += totals.stepless;
+                let known = self.stepless.entry((Arc::clone(key), rank)).or_default();
+                *known = known.saturating_add(totals.stepless);
             }
         });
         self.parts.push(part);
@@ -282,7 +283,8 @@ fn too_coarse(want: &Want<'_>, found: &Found) -> Found {
             let rows: u64 = if want.range == EVERYWHERE {
                 series.totals.points
             } else {
-                series.buckets().iter().map(|b| b.n).sum()
+                let counts = series.buckets().iter().map(|b| b.n);
+                counts.fold(0, u64::saturating_add)
             };
             let rows = rows.max(series.totals.stepless);
             if series.shift() > 0 && series.buckets().len() < want.max / 2 && rows <= ROWS_MAX {

@@ -30,6 +30,8 @@ const FOOTER_BYTES: u64 = 9;
 const HEADER_BYTES: u64 = 8;
 /// Two lengths.
 const ENTRY_BYTES: usize = 8;
+/// Entries of a table that are read at once.
+const ENTRIES: usize = 1 << 12;
 
 /// Packs a file and gives the result its name, unless `stop` says that there is no time; false then.
 ///
@@ -184,22 +186,31 @@ fn read_table(file: &File, path: &Path, bytes: u64, length: u64) -> Result<Vec<u
     let Some(table_at) = bytes.checked_sub(table_bytes) else {
         return Err(wrong("its table is longer than the file"));
     };
-    let table_length = usize::try_from(table_bytes - FOOTER_BYTES).unwrap_or(usize::MAX);
-    let table = durable::read_at(file, path, table_at, table_length)?;
-    if u32_at(&table, 0) != SKIPPABLE || u64::from(u32_at(&table, 4)) + HEADER_BYTES != table_bytes
+    let header = durable::read_at(file, path, table_at, 8)?;
+    if u32_at(&header, 0) != SKIPPABLE
+        || u64::from(u32_at(&header, 4)) + HEADER_BYTES != table_bytes
     {
         return Err(wrong("its table does not begin as one"));
     }
     let mut starts = vec![0];
     let (mut end, mut rest) = (0, length);
-    for entry in table[8..].chunks_exact(ENTRY_BYTES) {
-        let (packed, text) = (u64::from(u32_at(entry, 0)), u64::from(u32_at(entry, 4)));
-        if packed > PACKED_BYTES_MAX || text != rest.min(FRAME_BYTES as u64) {
-            return Err(wrong("its table has impossible lengths"));
+    // Piece by piece: what a hole in the file claims to be is not read as a whole.
+    while rest > 0 {
+        let at = table_at + HEADER_BYTES + (starts.len() as u64 - 1) * ENTRY_BYTES as u64;
+        let left = usize::try_from(rest.div_ceil(FRAME_BYTES as u64)).unwrap_or(usize::MAX);
+        let entries = durable::read_at(file, path, at, left.min(ENTRIES) * ENTRY_BYTES)?;
+        if entries.len() < ENTRY_BYTES {
+            return Err(wrong("its table ends early"));
         }
-        rest -= text;
-        end += packed;
-        starts.push(end);
+        for entry in entries.chunks_exact(ENTRY_BYTES) {
+            let (packed, text) = (u64::from(u32_at(entry, 0)), u64::from(u32_at(entry, 4)));
+            if packed > PACKED_BYTES_MAX || text != rest.min(FRAME_BYTES as u64) {
+                return Err(wrong("its table has impossible lengths"));
+            }
+            rest -= text;
+            end += packed;
+            starts.push(end);
+        }
     }
     if end != table_at {
         return Err(wrong("its frames do not end where its table begins"));
@@ -291,6 +302,28 @@ mod tests {
         }
         std::fs::write(&path, [&whole[..], b"x"].concat()).unwrap();
         check(&path, length).unwrap_err();
+    }
+
+    #[test]
+    fn a_table_that_is_a_hole_of_a_file_costs_nothing() {
+        use std::os::unix::fs::FileExt;
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("piece");
+        let file = File::create(&path).unwrap();
+        let frames = (1_u32 << 29) - 2;
+        let table = frames * 8 + 9;
+        let end = HEADER_BYTES + u64::from(table);
+        let header = [SKIPPABLE.to_le_bytes(), table.to_le_bytes()].concat();
+        let footer = [&frames.to_le_bytes()[..], &[0], &SEEKABLE.to_le_bytes()].concat();
+        file.set_len(end).unwrap();
+        file.write_all_at(&header, 0).unwrap();
+        file.write_all_at(&footer, end - FOOTER_BYTES).unwrap();
+        let length = u64::from(frames) * FRAME_BYTES as u64;
+        let start = std::time::Instant::now();
+        let refused = Packed::open(&path, length).unwrap_err();
+        assert!(refused.to_string().contains("impossible"), "{refused}");
+        // Reading four GiB takes longer.
+        assert!(start.elapsed().as_millis() < 500, "{:?}", start.elapsed());
     }
 
     proptest! {

@@ -4,7 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a tool for developers")]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arrow::array::{
+    ArrayRef, BinaryArray, Float64Array, Int32Array, ListArray, RecordBatch, StringArray,
+};
+use arrow::datatypes::Int32Type;
 use bytes::{Bytes, BytesMut};
 use expman_actors::link::frame::{
     Ack, Data, FlushDone, FlushRequest, Frame, Hello, Marker, PROTOCOL, Welcome,
@@ -15,8 +20,12 @@ use expman_model::{
     FlushReport, FlushScope, Health, Incarnation, Level, Param, Point, RankOutcome,
     RankOutcomeState, Record, RecordBody, RunId, RunMeta, RunStatus, Value, Version, WriterId,
 };
+use expman_storage::pyramid::{Bucket, Moment, Series, Sum, Totals, encode};
 use expman_storage::spool::{Spool, SpoolHeader, files};
 use expman_storage::{OwnerLock, RunDir, RunWriter};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 fn main() {
     let to = PathBuf::from(std::env::args().nth(1).expect("where to"));
@@ -27,6 +36,9 @@ fn main() {
     requests(&to);
     yaml(&to);
     left_behind(&to);
+    sums(&to);
+    packed(&to);
+    tables(&to);
 }
 
 #[expect(clippy::disallowed_methods, reason = "half a file would be no loss")]
@@ -357,6 +369,162 @@ fn left_behind(to: &Path) {
     put(to, "spool", "whole", &[0], &file);
     put(to, "spool", "mended", &[1], &file);
     put(to, "spool", "torn", &[0], &file[..file.len() - 9]);
+}
+
+/// Sums as files: heads packed and plain, with chunks behind them, and changes to a good one.
+fn sums(to: &Path) {
+    let bucket = |index: i64| Bucket {
+        index,
+        n: 3,
+        min: -1.0,
+        max: 1.0,
+        sum: 0.5,
+        last: 0.25,
+        at: Moment::default(),
+    };
+    let series = |n: i64, shift| {
+        let totals = Totals {
+            points: 3 * n.cast_unsigned(),
+            last: Some((Value::Int(1), Moment::default())),
+            ..Totals::default()
+        };
+        Series::from_parts(totals, 0, shift, (0..n).map(bucket).collect())
+    };
+    for (name, n, shift) in [("few", 20, 0), ("levels", 2100, 3), ("wide", 2, 63)] {
+        // As many rows as the target's run has.
+        let mut sum = Sum::new(0, 60);
+        sum.marks.insert((0, 0), 9);
+        for (key, rank) in [("a", 0), ("a", 1), ("c", 0)] {
+            let ranks = sum.series.entry(key.into()).or_default();
+            ranks.insert(rank, series(n, shift));
+        }
+        let file = encode(&sum).unwrap();
+        put(to, "sum", &format!("{name}-packed"), &[0], &file);
+        let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) as usize;
+        let (head, body) = file[20..].split_at(word(8));
+        let head = zstd::bulk::decompress(head, word(12)).unwrap();
+        let length = u16::try_from(head.len()).unwrap().to_le_bytes();
+        let plain = [&length[..], &head, body].concat();
+        put(to, "sum", &format!("{name}-plain"), &[1], &plain);
+    }
+    put(to, "sum", "unchanged", &[2], &[0; 12]);
+    put(
+        to,
+        "sum",
+        "changed",
+        &[2],
+        &[30, 0, 1, 200, 0, 8, 0, 1, 128],
+    );
+}
+
+/// Packed pieces of one and of two frames, and changes to a good one.
+fn packed(to: &Path) {
+    let line = |n: usize| format!("[2026-01-01T00:00:00.000000Z] [rank 0 out {n}] {n:4000}\n");
+    let text: String = (0..260).map(line).collect();
+    for (name, text) in [("one", &text[..5000]), ("two", &text[..])] {
+        let mut frames = Vec::new();
+        let mut table = Vec::new();
+        let word = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
+        for frame in text.as_bytes().chunks(1 << 20) {
+            let packed = zstd::bulk::compress(frame, 3).unwrap();
+            table.extend([word(packed.len()), word(frame.len())].concat());
+            frames.extend(packed);
+        }
+        let count = table.len() / 8;
+        let end = [
+            &0x184D_2A5E_u32.to_le_bytes()[..],
+            &word(table.len() + 9),
+            &table,
+            &word(count),
+            &[0],
+            &0x8F92_EAB1_u32.to_le_bytes(),
+        ];
+        let length = word(text.len());
+        let piece = [frames, end.concat()].concat();
+        let front = [0, length[0], length[1], length[2]];
+        put(to, "packed", name, &front, &piece);
+    }
+    put(to, "packed", "unchanged", &[1], &[0; 12]);
+    put(to, "packed", "changed", &[1], &[30, 0, 1, 90, 0, 8]);
+}
+
+/// Tables: good ones, and those that would cost more than they are worth.
+fn tables(to: &Path) {
+    let csv = "a,b,\"c,d\"\n1,\"x,\ny\",3\n2,,\n4\n5,6,7,8\n";
+    put(to, "preview", "csv-whole", &[1], csv.as_bytes());
+    put(to, "preview", "csv-cut", &[2], csv.as_bytes());
+    put(to, "preview", "csv-wide", &[1], &[b','; 4000]);
+    let column = |name: &str, array: ArrayRef| (name.to_owned(), array);
+    let items = ListArray::from_iter_primitive::<Int32Type, _, _>([
+        Some(vec![Some(1), None]),
+        None,
+        Some((0..500).map(Some).collect()),
+    ]);
+    parquet(
+        to,
+        "kinds",
+        [
+            column(
+                "float",
+                Arc::new(Float64Array::from(vec![0.5, f64::NAN, 2.0])),
+            ),
+            column(
+                "text",
+                Arc::new(StringArray::from(vec![Some("x"), None, Some("")])),
+            ),
+            column(
+                "bytes",
+                Arc::new(BinaryArray::from(vec![&b"\0\xff"[..], b"", b"z"])),
+            ),
+            column("items", Arc::new(items)),
+        ],
+    );
+    // One text in a dictionary, named by every row.
+    let long = "x".repeat(1 << 20);
+    let texts: ArrayRef = Arc::new(StringArray::from(vec![long.as_str(); 120]));
+    parquet(to, "one-long-text", [column("text", texts)]);
+    let named: ArrayRef = Arc::new(Int32Array::from(vec![1]));
+    parquet(to, "long-name", [column(&"n".repeat(3000), named)]);
+    let deep = deep(4_000);
+    put(to, "preview", "deep", &[0], &deep);
+    for choice in [0, 2] {
+        put(to, "parquet", &format!("deep-{choice}"), &[choice], &deep);
+    }
+}
+
+fn parquet<const N: usize>(to: &Path, name: &str, columns: [(String, ArrayRef); N]) {
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_dictionary_page_size_limit(1 << 30);
+    let mut bytes = Vec::new();
+    let mut writer =
+        ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties.build())).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    put(to, "preview", name, &[0], &bytes);
+}
+
+/// A footer whose columns are nested so deep that going down there would end the stack.
+fn deep(levels: usize) -> Vec<u8> {
+    // Compact Thrift: version 1; a list of so many elements.
+    let mut footer = vec![0x15, 2, 0x19, 0xfc];
+    let mut n = levels + 1;
+    while n >= 0x80 {
+        footer.push(0x80 | u8::try_from(n & 0x7f).unwrap());
+        n >>= 7;
+    }
+    footer.push(u8::try_from(n).unwrap());
+    for _ in 0..levels {
+        // Required, named "a", with one child.
+        footer.extend_from_slice(&[0x35, 0, 0x18, 1, b'a', 0x15, 2, 0]);
+    }
+    // A required Int32; then no rows and no row groups.
+    footer.extend_from_slice(&[0x15, 2, 0x25, 0, 0x18, 1, b'a', 0]);
+    footer.extend_from_slice(&[0x16, 0, 0x19, 0x0c, 0]);
+    let length = u32::try_from(footer.len()).unwrap().to_le_bytes();
+    [b"PAR1", &footer[..], &length, b"PAR1"].concat()
 }
 
 fn requests(to: &Path) {

@@ -3,10 +3,13 @@
 mod frames;
 mod http;
 mod log;
+mod packed;
 mod parquet;
+mod preview;
 mod records;
 mod recover;
 mod spool;
+mod sum;
 mod text;
 mod yaml;
 
@@ -44,18 +47,24 @@ const fn plain(name: &'static str, run: fn(&[u8]), heap_mib_max: usize) -> Targe
 }
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 13] = [
     plain("frames", frames::run, 64),
     plain("http", http::run, 256),
     plain("log", log::run, 640),
+    plain("packed", packed::run, 64),
     Target {
         panics: Panics::Caught,
         ..plain("parquet", parquet::run, 256)
+    },
+    Target {
+        panics: Panics::Caught,
+        ..plain("preview", preview::run, 64)
     },
     plain("records", records::run, 64),
     plain("recover", recover::run, 640),
     plain("ring", spool::ring, 160),
     plain("spool", spool::file, 64),
+    plain("sum", sum::run, 64),
     plain("text", text::run, 64),
     plain("yaml", yaml::run, 64),
 ];

@@ -94,11 +94,14 @@ slices! {
     hostile_frames_are_errors: "frames", 4000;
     hostile_requests_are_answered_and_never_leave_the_folder: "http", 2500;
     hostile_commit_logs_are_errors: "log", 3000;
+    hostile_packed_texts_are_errors_or_change_nothing: "packed", 1500;
     hostile_parquet_and_arrow_files_are_errors: "parquet", 1000;
+    hostile_tables_show_little: "preview", 1500;
     hostile_records_are_refused_whole: "records", 300;
     hostile_logs_recover_to_a_run_that_reads_the_same: "recover", 150;
     hostile_rings_of_dead_processes_are_errors: "ring", 2000;
     hostile_spool_files_are_errors: "spool", 2000;
+    hostile_sums_are_errors_or_change_nothing: "sum", 1000;
     hostile_text_logs_read_the_same_however_they_are_cut: "text", 1200;
     hostile_yaml_is_bounded_and_means_the_same_when_written_again: "yaml", 3000;
 }
