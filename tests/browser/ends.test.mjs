@@ -75,3 +75,39 @@ test("two ranks raise the same, one is killed: the page tells who was first", { 
   assert.equal(asked, 1);
   assert.deepEqual(await complaints(), []);
 });
+
+test("a rank that falls silent while another goes on is named, until it speaks again", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const [goes, stops] = await ranks(t, base, "waits", 2, { EXPMAN_SILENT_SECS: "1" });
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  let step = 0;
+  const log = (run) => run.tell({ metrics: { loss: step }, step });
+  // Who has said little is not silent: what a rank used to do counts.
+  for (; step < 12; step++) {
+    await Promise.all([goes, stops].map(log));
+    await page.waitForTimeout(100);
+  }
+  await stops.tell({ print: "before it stopped" });
+  await openRun(page, "waits");
+  const flag = (rank) => page.locator(`.strip [data-rank="${rank}"] .flag`, { hasText: "silent" });
+  assert.equal(await flag(1).count(), 0);
+  await until("rank 1 is named", 20_000, async () => {
+    await log(goes);
+    step += 1;
+    return (await flag(1).count()) === 1;
+  });
+  assert.match(await flag(1).textContent(), /^silent \d+ (m?s|min)/);
+  assert.equal(await flag(0).count(), 0);
+  const warning = page.locator("[data-warning=silent]");
+  assert.match(await warning.textContent(), /Rank 1\s+has logged nothing for .* while others are at step \d+/s);
+  await warning.getByRole("link", { name: "Last lines" }).click();
+  await page.getByRole("log").locator(".text", { hasText: "before it stopped" }).waitFor();
+  assert.match(page.url(), /\/logs\?rank=1$/);
+  await until("it speaks again", 20_000, async () => {
+    await Promise.all([goes, stops].map(log));
+    step += 1;
+    return (await flag(1).count()) === 0 && (await warning.count()) === 0;
+  });
+  assert.deepEqual(await complaints(), []);
+});
