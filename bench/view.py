@@ -87,7 +87,7 @@ class Listener(threading.Thread):
         link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         link.request("GET", self.path)
         answer = link.getresponse()
-        name = b""
+        name = data = b""
         while not self.over:
             line = answer.readline()
             now = time.time()
@@ -96,10 +96,14 @@ class Listener(threading.Thread):
             self.bytes += len(line)
             if line.startswith(b"event:"):
                 name = line[6:].strip()
-            elif self.measures and line.startswith(b"data:") and name == b"metrics":
-                for series in json.loads(line[5:])["series"]:
-                    if series["key"] == "at":
-                        self.ages += [now - at for at in series["values"]]
+            elif line.startswith(b"data:"):
+                data = line[5:]
+            elif not line.strip():
+                if self.measures and name == b"metrics":
+                    for series in json.loads(data)["series"]:
+                        if series["key"] == "at":
+                            self.ages += [now - at for at in series["values"]]
+                name = data = b""
 
 
 class Bench:

@@ -90,7 +90,7 @@ async function main() {
       ["run", `#/run/${key("long-run")}?rank=5&s=0.6`, drawn],
       ["crashed", `#/run/${key("exploding")}`, async (page) => {
         await drawn(page);
-        await page.locator("details.problem summary").click();
+        await page.locator("details.problem > summary").click();
       }],
       ["compare", `#/compare?runs=${["baseline", "wide", "low-lr"].map(key).join(",")}&s=0.8&q=/loss|accuracy|lr/`, drawn],
       ["logs", `#/run/${key("long-run")}/logs`, (page) => page.locator(".line").nth(12).waitFor()],

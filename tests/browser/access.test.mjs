@@ -39,7 +39,7 @@ const PAGES = [
   ["events", "#/run/KEY/events", "tbody tr"],
   ["artifacts", "#/run/KEY/artifacts", "tr.artifact"],
   ["system", "#/run/KEY/system", "figure canvas"],
-  ["failure", "#/run/FAILED", "details.problem"],
+  ["failure", "#/run/FAILED", "details.crash"],
   ["compare", "#/compare?runs=KEY,FAILED", "figure canvas"],
   ["differences", "#/compare?runs=KEY,FAILED&tab=config", "tbody th"],
   ["best", "#/compare?runs=KEY,FAILED&tab=best", "tbody th"],
@@ -64,6 +64,10 @@ test("every page is clean for axe in both themes, and fits a phone", { timeout: 
     await page.evaluate((to) => (location.hash = to), hash.replaceAll("KEY", key("whole")).replaceAll("FAILED", key("failed")));
     await page.locator(ready).first().waitFor();
     if (name === "columns") await page.getByRole("button", { name: "Columns" }).click();
+    if (name === "failure") {
+      await page.locator("details.crash .title").first().waitFor();
+      for (const summary of await page.locator("details.crash summary").all()) await summary.evaluate((node) => (node.parentElement.open = true));
+    }
     if (name === "artifacts") {
       await page.getByRole("button", { name: "table.csv" }).click();
       await page.getByRole("region", { name: "Rows of table.csv" }).waitFor();

@@ -1,6 +1,7 @@
 // Charts of a run: zoom, where a point leads, what a cut connection costs, and many of them at once.
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 
 import { folder, logger, openBrowser, openPage, serve, until, visit, wire } from "./harness.mjs";
@@ -151,6 +152,87 @@ test("seven tabs follow a run, though a browser opens six connections", { timeou
     await points(page, "loss", 9);
     await page.evaluate(() => window.hide(true));
   }
+});
+
+test("20 ranks are drawn merged, and a picked one on top of them", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const world = 20;
+  const all = await Promise.all(Array.from({ length: world }, (_, rank) => logger(t, base, "wide", {}, { rank, world_size: world })));
+  const log = (step) => Promise.all(all.map((run, rank) => run.tell({ metrics: { loss: rank * 10 + step }, step })));
+  for (let step = 0; step < 3; step++) await log(step);
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  const asked = [];
+  page.on("request", (request) => request.url().includes("/series") && asked.push(new URL(request.url()).searchParams));
+  await openRun(page, "wide");
+  await points(page, "loss", 3 * world);
+  assert.ok(asked.length > 0 && asked.every((q) => q.get("merge") === "ranks"), "the server merges so many");
+  assert.equal(await page.locator(".strip [data-rank]").count(), world);
+  await figure(page, "loss").hover();
+  await page.getByRole("button", { name: "loss as a table" }).click();
+  const cells = async (place) => (await figure(page, "loss").locator(place).allTextContents()).map((text) => text.trim());
+  const newest = () => cells("tbody tr:first-child td");
+  assert.deepEqual(await cells("thead th"), ["step", "max", "min", "mean"]);
+  assert.deepEqual(await newest(), ["2", "192", "2", "97"]);
+
+  await page.locator('.strip [data-rank="7"]').click();
+  await until("rank 7 is on top", POINTS_MS, async () => (await cells("thead th")).join() === "step,max,min,mean,rank 7");
+  await until("with its own values", POINTS_MS, async () => (await newest()).join() === "2,192,2,97,72");
+  assert.match(page.url(), /rank=7/);
+  assert.equal(await page.locator('.strip [data-rank="7"]').getAttribute("aria-pressed"), "true");
+  await log(3);
+  await points(page, "loss", 4 * world);
+  await until("both are followed", POINTS_MS, async () => (await newest()).join() === "3,193,3,98,73");
+  assert.deepEqual(await complaints(), []);
+});
+
+test("a chart's CSV is what was logged, and its PNG is a picture of it", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const values = [
+    [0.1, 1 / 3, 1e-7, -2.5, 123_456_789.123],
+    [5e-324, 2, 1e300, 0.30000000000000004, -0.75],
+  ];
+  const name = 'loss, "of" <b>';
+  const ranks = await Promise.all(values.map((_, rank) => logger(t, base, "saved", {}, { rank, world_size: 2 })));
+  for (const [rank, run] of ranks.entries())
+    for (const [step, value] of values[rank].entries()) await run.tell({ metrics: { [name]: value, plain: rank * 3 + (step % 2) }, step: step * 10 });
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  await openRun(page, "saved");
+  await page.getByRole("button", { name: "ranks", exact: true }).click();
+  const save = async (metric, kind) => {
+    await points(page, metric, 10);
+    await figure(page, metric).hover();
+    const download = page.waitForEvent("download");
+    await page.getByRole("button", { name: `Save ${metric} as ${kind}`, exact: true }).click();
+    const saved = await download;
+    return { name: saved.suggestedFilename(), bytes: await readFile(await saved.path()) };
+  };
+  const table = await save(name, "CSV");
+  assert.match(table.name, /^[\w.-]+\.csv$/);
+  const [head, ...rows] = table.bytes.toString().trimEnd().split("\r\n");
+  assert.deepEqual(head.split(","), ["step", "max", "min", "rank 0", "rank 1"]);
+  const told = rows.map((row) => row.split(",").map(Number));
+  assert.deepEqual(told, values[0].map((value, i) => [i * 10, Math.max(value, values[1][i]), Math.min(value, values[1][i]), value, values[1][i]]));
+
+  const picture = await save("plain", "PNG");
+  assert.equal(picture.name, "plain.png");
+  const seen = await page.evaluate(async (list) => {
+    const image = await createImageBitmap(new Blob([new Uint8Array(list)], { type: "image/png" }));
+    const canvas = new OffscreenCanvas(image.width, image.height);
+    const context = canvas.getContext("2d");
+    context.drawImage(image, 0, 0);
+    const { data } = context.getImageData(0, 0, image.width, image.height);
+    const [r, g, b] = [0x3b, 0x6f, 0xd4];
+    let inked = 0;
+    for (let i = 0; i < data.length; i += 4)
+      if (Math.abs(data[i] - r) + Math.abs(data[i + 1] - g) + Math.abs(data[i + 2] - b) < 40) inked += 1;
+    return { width: image.width, height: image.height, inked, corner: data[3] };
+  }, [...picture.bytes]);
+  assert.ok(seen.width > 250 && seen.height > 150, `${seen.width} x ${seen.height}`);
+  assert.ok(seen.inked > 50, `${seen.inked} pixels of the line of rank 0`);
+  assert.equal(seen.corner, 255, "on a ground of its own");
+  assert.deepEqual(await complaints(), []);
 });
 
 test("500 live charts keep few canvases and their memory on a plateau", { timeout: TIMEOUT_MS + PLATEAU_SECS * 1000 }, async (t) => {

@@ -61,11 +61,12 @@ async function remove(path) {
 }
 
 /** A Python process that logs what it is told to. */
-export async function logger(t, baseDir, runName, params = { lr: 0.1, "<b>": "<i>" }, place = {}) {
+export async function logger(t, baseDir, runName, params = { lr: 0.1, "<b>": "<i>" }, place = {}, env = {}) {
   const known = [baseDir, runName, JSON.stringify(params), JSON.stringify(place)];
   const child = spawn(PYTHON, [join(HERE, "logger.py"), ...known], {
     stdio: ["pipe", "ignore", "pipe", "pipe"],
     cwd: baseDir,
+    env: { ...process.env, ...env },
   });
   const errors = collect(child.stderr);
   const answers = lines(child.stdio[3], "the logger", child, errors);

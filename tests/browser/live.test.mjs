@@ -102,7 +102,7 @@ test("how a run ended is told as it was", { timeout: TIMEOUT_MS }, async (t) => 
   }
   await openRun(page, "failed");
   const failure = page.locator("details.problem");
-  await failure.locator("summary", { hasText: "rank 0: ValueError: <b>no such file</b>" }).click();
+  await failure.locator("> summary", { hasText: "rank 0: ValueError: <b>no such file</b>" }).click();
   await failure.locator("pre", { hasText: "Traceback (most recent call last)" }).waitFor();
   assert.equal(await page.locator("h1 [data-kind]").textContent().then((s) => s.trim()), "failed");
   await live.tell({ close: true });

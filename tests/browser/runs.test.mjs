@@ -161,3 +161,33 @@ test("the log is searched on the server, filtered, and followed meanwhile", { ti
   assert.match(page.url(), /stream=err/);
   assert.deepEqual((await complaints()).filter((text) => !text.includes("400")), []);
 });
+
+test("names that come late are offered as columns, and the trend finds its metric", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const server = await serve(t, base);
+  const { page, complaints } = await openPage(t, server.url);
+  await page.getByText("No runs yet").waitFor();
+  const run = await logger(t, base, "late", {});
+  await run.tell({ metrics: { acc: 0.5 }, step: 0 });
+  await run.tell({ metrics: { acc: 0.75 }, step: 1 });
+  await row(page, "late").waitFor();
+  const trend = page.getByRole("columnheader", { name: "acc" });
+  await trend.waitFor({ timeout: 10_000 });
+  await page.getByRole("button", { name: "Columns" }).click();
+  const offered = (name) => page.getByRole("region", { name: "Columns" }).getByRole("button", { name, exact: true });
+  await offered("acc").waitFor();
+  assert.equal(await offered("max loss").count(), 0);
+  await run.tell({ metrics: { loss: 2, "<b>late": 1 }, params: { width: 64 }, step: 2 });
+  await offered("max loss").waitFor({ timeout: 10_000 });
+  await offered("max <b>late").waitFor();
+  await offered("width").waitFor({ timeout: 10_000 });
+  await offered("max loss").click();
+  await until("its value is in the table", 5000, async () => (await row(page, "late").getByRole("cell", { name: "2", exact: true }).count()) > 0);
+  await page.getByRole("button", { name: "Done" }).click();
+  await page.getByRole("columnheader", { name: "loss", exact: true }).waitFor();
+  // While the dialog is shut, and when it is opened.
+  await run.tell({ metrics: { later: 1 }, step: 3 });
+  await page.getByRole("button", { name: "Columns" }).click();
+  await offered("max later").waitFor({ timeout: 10_000 });
+  assert.deepEqual(await complaints(), []);
+});

@@ -4,6 +4,7 @@ import { COLUMNS_TYPE, decode, type SeriesAnswer } from "./columns";
 import type {
   Artifact,
   ColumnNames,
+  Crash,
   EventsAnswer,
   Health,
   KeyInfo,
@@ -101,6 +102,8 @@ export const keys = (key: string, signal?: AbortSignal): Promise<KeyInfo[]> => g
 
 export const events = (key: string, after: string | null, signal?: AbortSignal): Promise<EventsAnswer> =>
   get(`${run(key)}/events${query({ after })}`, signal);
+
+export const crash = (key: string, signal?: AbortSignal): Promise<Crash> => get(`${run(key)}/crash`, signal);
 
 export const artifacts = (key: string, signal?: AbortSignal): Promise<Artifact[]> =>
   get(`${run(key)}/artifacts`, signal);

@@ -1,14 +1,17 @@
 /** All runs, kept up to date by asking what changed. */
 
 import * as api from "./api";
+import { LateNames, mayName } from "./latenames";
 import { merge } from "./runtable";
 import { server } from "./server.svelte";
-import type { RunSummary, Sparklines } from "./types";
+import type { ColumnNames, RunSummary, Sparklines } from "./types";
 
 const POLL_MS = 2000;
 /** Runs of one question for sparklines, and how long what was answered is believed of a live run. */
 const SPARKS_MAX = 100;
 const SPARK_AGE_MS = 15_000;
+/** How often names are asked for while runs tell of changes. */
+const NAMES_MS = 3000;
 
 class RunsList {
   /** Null before the first answer. */
@@ -16,6 +19,9 @@ class RunsList {
   problem = $state<string | null>(null);
   heardMs = $state<number | null>(null);
   sparks = $state.raw<Sparklines>({});
+  /** What columns may be made of; null before the first answer. */
+  names = $state.raw<ColumnNames | null>(null);
+  namesProblem = $state<string | null>(null);
   private version: string | null = null;
   private columns: readonly string[] = [];
   private asking = false;
@@ -25,16 +31,34 @@ class RunsList {
   private sparkAt = new Map<string, number>();
   private sparking = false;
 
+  private readonly late = new LateNames(
+    () => api.columns(),
+    (names) => {
+      this.names = names;
+      this.namesProblem = null;
+    },
+    (error) => (this.namesProblem = error.message),
+    NAMES_MS,
+  );
+
   /** Follows the list until the result is called. */
   follow(): () => void {
     const poll = (): void => void this.poll();
     poll();
+    this.rename();
     this.timer = setInterval(poll, POLL_MS);
     document.addEventListener("visibilitychange", poll);
     return () => {
       if (this.timer !== null) clearInterval(this.timer);
+      this.timer = null;
       document.removeEventListener("visibilitychange", poll);
+      this.late.stop();
     };
+  }
+
+  /** Asks for the names again. */
+  rename(): void {
+    this.late.ask();
   }
 
   /** Columns of other names than before are of all runs, so all are asked for. */
@@ -59,6 +83,7 @@ class RunsList {
     this.asking = true;
     try {
       const delta = await api.runs(this.version, this.columns);
+      if (mayName(delta) && this.timer !== null) this.late.mark();
       if (this.problem !== null) void server.ask();
       if (delta.full || delta.changed.length > 0 || delta.removed.length > 0) this.runs = merge(this.runs ?? new Map(), delta);
       this.version = delta.version;

@@ -272,3 +272,54 @@ export type Preview =
       truncated: boolean;
     }
   | { kind: "none"; why: string };
+
+/** How a run failed: who, in which order, with which tracebacks. */
+export interface Crash {
+  failures: Failure[];
+  tracebacks: Traceback[];
+  /** Tracebacks for which there was no room. */
+  tracebacks_left_out: number;
+  /** Forked children that vanished while their parent went on. */
+  children: number;
+  problems: string[];
+}
+
+/** A process that failed; the first one to do so stands first. */
+export interface Failure {
+  rank: number;
+  attempt: number;
+  host: string | null;
+  pid: number | null;
+  state: "live" | "left" | "lost";
+  status: Status;
+  /** False when only one of its threads raised what nobody caught. */
+  ended_badly: boolean;
+  at: string | null;
+  /** Of one that vanished, when it was last heard of. */
+  last_heard: string | null;
+  reason: string;
+  last_step: number | null;
+  /** Places in the list of tracebacks. */
+  tracebacks: number[];
+  lines: LastLine[];
+}
+
+/** One of the last lines of a process: its text, or which traceback it was. */
+export interface LastLine {
+  time: string;
+  stream: "out" | "err" | "log";
+  level?: string;
+  text?: string;
+  /** In place of the text when that is no UTF-8. */
+  text_base64?: string;
+  traceback?: number;
+  bytes_left_out?: number;
+}
+
+/** The same traceback of many ranks; its wordings differ in numbers only. */
+export interface Traceback {
+  ranks: number[];
+  rank_set: string;
+  count: number;
+  wordings: { ranks: number[]; count: number; text: string }[];
+}
