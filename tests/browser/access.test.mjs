@@ -65,7 +65,7 @@ test("every page is clean for axe in both themes, and fits a phone", { timeout: 
     await page.locator(ready).first().waitFor();
     if (name === "columns") await page.getByRole("button", { name: "Columns" }).click();
     if (name === "failure") {
-      await page.locator("details.crash .title").first().waitFor();
+      await page.locator("details.crash [data-failed]").first().waitFor({ state: "attached" });
       for (const summary of await page.locator("details.crash summary").all()) await summary.evaluate((node) => (node.parentElement.open = true));
     }
     if (name === "artifacts") {
