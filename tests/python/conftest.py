@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import monarch_like as ml
+from monarch_like import _page
 from processes import MARK, Programs, marked
 
 LAUNCHERS = ("EXPMAN_", "MPI_", "OMPI_", "PALS_", "PMI", "RAY_", "SLURM_", "TORCHELASTIC_")
@@ -63,6 +64,8 @@ def exp(no_process_left_behind: None, exps: Path) -> Iterator[ml.Experiment]:
     """A run of this very process."""
     with ml.Experiment("exp", base_dir=exps, redirect_console=False) as exp:
         yield exp
+    # The server of `exp.show()` would go on until this process ends.
+    _page._end_all()
 
 
 @pytest.fixture(scope="session")

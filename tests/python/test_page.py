@@ -70,15 +70,12 @@ def test_a_killed_process_takes_its_server_along(programs: Programs) -> None:
 def test_below_a_proxy_the_frame_goes_by_its_path(
     exp: ml.Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from monarch_like import _page
-
     monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/me/")
     page = exp.show()
     port = page.url.split(":")[2].split("/")[0]
     assert f'src="/user/me/proxy/{port}/#/run/' in page._repr_html_()
     named = exp.show(proxy="https://x.example/{port}")
     assert f'src="https://x.example/{port}/#/run/' in named._repr_html_()
-    _page._end_all()
 
 
 @pytest.mark.parametrize(
