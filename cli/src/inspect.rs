@@ -173,6 +173,7 @@ impl View {
             ("run", Some(display_name(&self.run))),
             ("id", meta.id.map(|id| id.to_string())),
             ("path", Some(self.run.dir.root().display().to_string())),
+            ("name", text(&meta.display_name)),
             ("description", text(&meta.description)),
             ("tags", list(&meta.tags, ", ")),
             ("started", text(&meta.started_at)),

@@ -7,12 +7,15 @@ mod support;
 
 use std::fs;
 
+use expman_storage::RunDir;
 use support::Base;
 
 #[test]
 fn a_folder_in_good_order_gives_nothing() {
     let base = Base::new();
     let path = base.add_finished("a");
+    let edit = serde_json::from_str(r#"{"display_name": "the first"}"#).unwrap();
+    expman_storage::edits::edit_run(&RunDir::at(&path), &edit).unwrap();
     let live = base.add_live("b");
     base.add_expman_rs("v0_5_3/done", "c");
     for dir in [".", "exp", "exp/a", &path.display().to_string()] {

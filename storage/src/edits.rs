@@ -12,7 +12,7 @@ use expman_model::limits::{
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::catalog::ExperimentMeta;
-use crate::error::Result;
+use crate::error::{Result, StorageError};
 use crate::layout::{RunDir, names};
 use crate::lock::{OwnerLock, is_owned};
 use crate::sealer::remove;
@@ -117,9 +117,26 @@ impl Edit {
     }
 }
 
+/// Whether the folder of edits is there, and not a link that leads out of the run.
+fn is_ours(dir: &RunDir) -> Result<bool> {
+    let path = dir.edits();
+    match std::fs::symlink_metadata(&path) {
+        Ok(meta) if meta.is_dir() => Ok(true),
+        Ok(_) => Err(StorageError::Damaged {
+            path,
+            offset: 0,
+            what: "it is no folder".to_owned(),
+        }),
+        Err(_) => Ok(false),
+    }
+}
+
 /// Edits that the run's record does not have yet, the oldest first. One that can't be read is left where it is.
 pub(crate) fn pending(dir: &RunDir) -> Vec<(PathBuf, Edit)> {
-    let mut files = names(&dir.edits()).unwrap_or_default();
+    let mut files = match is_ours(dir) {
+        Ok(true) => names(&dir.edits()).unwrap_or_default(),
+        _ => Vec::new(),
+    };
     files.retain(|(name, _)| Path::new(name).extension().is_some_and(|e| e == "yaml"));
     files.sort();
     let read = |(_, path): (String, PathBuf)| Some((yaml::read(&path).ok()??, path));
@@ -137,7 +154,9 @@ pub(crate) fn are_waiting(dir: &RunDir) -> bool {
 /// # Errors
 /// When it can't be written, or the record can't be read.
 pub fn edit_run(dir: &RunDir, edit: &Edit) -> Result<()> {
-    durable::create_dir(&dir.edits())?;
+    if !is_ours(dir)? {
+        durable::create_dir(&dir.edits())?;
+    }
     let id = uuid::Uuid::now_v7();
     yaml::write(&dir.edits().join(format!("{id}.yaml")), edit)?;
     // An owner that has just left takes in nothing any more.
@@ -147,7 +166,7 @@ pub fn edit_run(dir: &RunDir, edit: &Edit) -> Result<()> {
         }
         match OwnerLock::take(dir) {
             Ok(lock) => return settle(dir, &lock),
-            Err(crate::StorageError::Locked { .. }) => {}
+            Err(StorageError::Locked { .. }) => {}
             Err(e) => return Err(e),
         }
     }
@@ -256,6 +275,21 @@ mod tests {
         let meta: RunMeta = yaml::read(&dir.meta()).unwrap().unwrap();
         assert_eq!(meta.description.as_deref(), Some("second"));
         assert!(pending(&dir).is_empty());
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_folder_leads_nowhere() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = RunDir::at(tmp.path().join("e/r"));
+        run(&dir);
+        let other = tmp.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        let strange = other.join("a.yaml");
+        yaml::write(&strange, &edit(r#"{"description": "led out"}"#)).unwrap();
+        std::os::unix::fs::symlink(&other, dir.edits()).unwrap();
+        assert!(pending(&dir).is_empty());
+        assert!(edit_run(&dir, &edit(r#"{"tags": ["x"]}"#)).is_err());
+        assert_eq!(names(&other).unwrap().len(), 1);
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Look<'_> {
             dir.console_log(),
             dir.events(),
         ];
-        let folders = [dir.artifacts(), dir.hidden(), dir.spool()];
+        let folders = [dir.artifacts(), dir.hidden(), dir.spool(), dir.edits()];
         let hidden = names(&dir.hidden()).unwrap_or_default();
         let hidden = hidden.into_iter().map(|(_, path)| path);
         let hidden: Vec<_> = hidden.filter(|path| !folders.contains(path)).collect();
@@ -149,7 +149,12 @@ impl Look<'_> {
 
     pub(super) fn copies(&mut self) {
         let dir = self.dir;
-        let folders = [dir.root().to_owned(), dir.hidden(), dir.spool()];
+        let folders = [
+            dir.root().to_owned(),
+            dir.hidden(),
+            dir.spool(),
+            dir.edits(),
+        ];
         let files = folders.iter().flat_map(|f| names(f).unwrap_or_default());
         let copies = files.filter(|(_, path)| path.extension().is_some_and(|e| e == "corrupt"));
         for (_, path) in copies.take(NAMED_MAX) {
