@@ -95,7 +95,7 @@ impl Card {
     pub fn says_as(&self, other: &Self) -> bool {
         self.is_owned == other.is_owned
             && self.summary == other.summary
-            && self.place.is_as(&other.place)
+            && self.place == other.place
     }
 
     /// The line of the list, with the columns that are asked for; reads the run's parameters if one needs them.

@@ -182,7 +182,7 @@ impl Client {
         if version == listed.version {
             return Ok(());
         }
-        let frame = RunChanges::of(&listing, &listed.version, &listed.columns);
+        let frame = RunChanges::of(&listing, &listed.version, &listed.columns, None);
         listed.version = version;
         self.send("runs", &frame).await
     }

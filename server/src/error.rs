@@ -109,6 +109,15 @@ impl ServeError {
     }
 }
 
+impl From<serde_json::Error> for ServeError {
+    /// An answer that has no JSON form.
+    fn from(e: serde_json::Error) -> Self {
+        Self::Unreadable {
+            what: e.to_string(),
+        }
+    }
+}
+
 impl IntoResponse for ServeError {
     fn into_response(self) -> Response {
         let status = self.status();

@@ -1,12 +1,11 @@
 //! Reading what is new in a run's files; the blocking half of following it.
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use expman_storage::catalog::open_run;
 use expman_storage::pyramid::{Behind, MadeSums, open};
+use expman_storage::stamp::FileStamp;
 use expman_storage::text::{self, LogKind};
 use expman_storage::{
     Filter, Rows, RunDir, RunEntry, RunKind, StorageError, Tail, TextTail, legacy, lock, snapshot,
@@ -88,7 +87,7 @@ enum Rowing {
 /// What tells whether a run's record changed, without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
-    file: Option<(u64, u64, i64, i64)>,
+    file: Option<FileStamp>,
     owned: bool,
     beside: Stamps,
 }
@@ -206,9 +205,7 @@ impl Follower {
             return Ok(None);
         }
         let stamp = Stamp {
-            file: std::fs::metadata(self.run.dir.meta())
-                .ok()
-                .map(|m: Metadata| (m.ino(), m.len(), m.mtime(), m.mtime_nsec())),
+            file: FileStamp::of(&self.run.dir.meta()),
             owned: lock::is_owned(&self.run.dir),
             beside: Stamps::of(&self.run.dir),
         };

@@ -98,8 +98,9 @@ impl Index {
     /// When no run has this key.
     pub async fn place(&self, key: &str) -> Result<PathBuf> {
         let listing = self.listing().await?;
-        let card = listing.by_key.get(key);
-        card.map(|card| card.place.root.clone())
+        listing
+            .card(key)
+            .map(|card| card.place.root.clone())
             .ok_or(ServeError::NotFound { what: "this run" })
     }
 
@@ -142,7 +143,7 @@ fn walk(catalog: &Catalog, before: Option<Arc<Listing>>) -> Result<Arc<Listing>>
     for place in places {
         let old = before.as_ref().and_then(|old| old.by_key.get(&place.key));
         let card = match old {
-            Some(old) if old.place.is_as(&place) && !old.is_owned => Arc::clone(old),
+            Some(old) if old.place == place && !old.is_owned => Arc::clone(old),
             old => {
                 let card = Card::of(place, version);
                 if let Some(old) = old.filter(|old| old.says_as(&card)) {
@@ -198,6 +199,12 @@ impl Listing {
     #[must_use]
     pub fn version(&self) -> String {
         format!("{}-{}", self.epoch, self.version)
+    }
+
+    /// One run.
+    #[must_use]
+    pub fn card(&self, key: &str) -> Option<&Arc<Card>> {
+        self.by_key.get(key)
     }
 
     /// What is new since a version, which may be another server's, or nonsense: then that is everything.

@@ -1,10 +1,10 @@
 //! Lines of tables that were made, each for as long as its run's files stay as they are.
 
 use std::collections::VecDeque;
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use expman_storage::RunEntry;
+use expman_storage::stamp::FileStamp;
 
 use crate::question::Question;
 use crate::routes::sparklines::Spark;
@@ -17,7 +17,7 @@ const LINES_MAX: usize = 4096;
 pub struct Id {
     run: String,
     question: String,
-    files: Vec<(u64, u64, i64, i64)>,
+    files: Vec<FileStamp>,
 }
 
 impl Id {
@@ -27,16 +27,12 @@ impl Id {
         let mut paths = vec![run.dir.metrics(), run.dir.meta()];
         paths.extend(logs.into_iter().map(|log| log.path));
         paths.push(run.dir.root().to_owned());
-        let stamp = |meta: std::fs::Metadata| {
-            let length = if meta.is_dir() { 0 } else { meta.len() };
-            (meta.ino(), length, meta.mtime(), meta.mtime_nsec())
-        };
         Self {
             run: run.key.clone(),
             question: format!("{:?} {}", question.keys, question.max),
             files: paths
                 .iter()
-                .filter_map(|path| Some(stamp(std::fs::symlink_metadata(path).ok()?)))
+                .filter_map(|path| FileStamp::of(path))
                 .collect(),
         }
     }

@@ -1,10 +1,11 @@
 //! What tells that a run's parameters or saved files changed, without reading them.
 
-use std::fs::{self, Metadata};
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use expman_storage::RunDir;
+use expman_storage::stamp::FileStamp;
 use serde::Serialize;
 
 use crate::saved::{DEPTH_MAX, FILES_MAX};
@@ -29,9 +30,7 @@ impl Stamps {
     /// The stamps of now: what is fetched later is as new as they are, or newer.
     #[must_use]
     pub fn of(dir: &RunDir) -> Self {
-        let config = fs::metadata(dir.config())
-            .ok()
-            .map(|m: Metadata| format!("{}-{}-{}.{}", m.ino(), m.len(), m.mtime(), m.mtime_nsec()));
+        let config = FileStamp::of(&dir.config()).map(|stamp| stamp.to_string());
         let mut tree = Tree::default();
         tree.walk(&dir.artifacts(), 0);
         let (secs, nanos) = tree.changed;

@@ -1,6 +1,5 @@
 //! The runs below a folder, found by walking it: `BASE/EXPERIMENT/RUN`.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use expman_model::{RunMeta, RunStatus};
@@ -8,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
 use crate::layout::{RunDir, names};
+use crate::stamp::FileStamp;
 use crate::{durable, edits, lock, yaml};
 
 /// Who wrote a run folder.
@@ -74,7 +74,8 @@ pub struct ExperimentEntry {
     pub problem: Option<String>,
 }
 
-/// A run folder as walking alone finds it, with what tells whether its record has to be read again.
+/// A run folder as walking alone finds it. Two that are equal mean that nothing of the run's record was written in
+/// between; an owner that vanishes writes nothing, so whether a run is owned is to be looked at anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// As in [`RunEntry`].
@@ -89,22 +90,14 @@ pub struct Place {
     seen: [Option<FileStamp>; 3],
 }
 
-/// What changes when a file is replaced or written, or a name in a folder comes or goes.
-type FileStamp = (u64, u64, i64, i64);
-
-fn file_stamp(path: &Path) -> Option<FileStamp> {
-    let meta = std::fs::symlink_metadata(path).ok()?;
-    Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
-}
-
 impl Place {
     fn at(experiment: &str, run: &str, root: PathBuf) -> Option<Self> {
         let hidden = root.join(".expman");
         // An owner renames files in all three places before it writes anything else.
         let seen = [
-            file_stamp(&root),
-            file_stamp(&root.join("run.yaml")),
-            file_stamp(&hidden),
+            FileStamp::of(&root),
+            FileStamp::of(&root.join("run.yaml")),
+            FileStamp::of(&hidden),
         ];
         Some(Self {
             kind: kind_of(&root)?,
@@ -114,13 +107,6 @@ impl Place {
             root,
             seen,
         })
-    }
-
-    /// Whether the same run is there as when `other` was seen, and nothing of its record was written in between. An
-    /// owner that vanishes writes nothing: whether a run is owned is to be looked at anew.
-    #[must_use]
-    pub fn is_as(&self, other: &Self) -> bool {
-        self == other
     }
 
     /// Reads the run's record.

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path as FsPath;
 
 use axum::Json;
@@ -12,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use expman_storage::preview::{Table, csv_table, parquet_table};
+use expman_storage::stamp::FileStamp;
 use http_range_header::parse_range_header;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -157,14 +157,8 @@ fn ranged(artifact: &Artifact, mut file: File, headers: &HeaderMap) -> Result<Re
 
 /// Changes with the file.
 fn tag(file: &File) -> HeaderValue {
-    let tag = file.metadata().ok().map(|meta| {
-        let (ino, size) = (meta.ino(), meta.len());
-        format!(
-            "\"{ino:x}-{size:x}-{:x}.{:x}\"",
-            meta.mtime(),
-            meta.mtime_nsec()
-        )
-    });
+    let meta = file.metadata().ok();
+    let tag = meta.map(|meta| format!("\"{}\"", FileStamp::from(&meta)));
     tag.and_then(|tag| HeaderValue::from_str(&tag).ok())
         .unwrap_or(HeaderValue::from_static("\"?\""))
 }

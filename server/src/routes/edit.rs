@@ -9,7 +9,6 @@ use expman_storage::edits::{Edit, edit_experiment, edit_run};
 use serde_json::{Value as Json_, json};
 use utoipa::ToSchema;
 
-use crate::card::Card;
 use crate::error::{Problem, Result, ServeError};
 use crate::router::AppState;
 use crate::wire::RunSummary;
@@ -56,9 +55,8 @@ pub async fn run(
         .await?;
     state.index.forget().await;
     let listing = state.index.listing().await?;
-    let card = listing.cards.iter().find(|card| card.place.key == key);
-    let line = |card: &std::sync::Arc<Card>| Json(card.line(&[]));
-    card.map(line)
+    let card = listing.card(&key);
+    card.map(|card| Json(card.line(&[])))
         .ok_or(ServeError::NotFound { what: "this run" })
 }
 

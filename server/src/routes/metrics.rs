@@ -126,9 +126,7 @@ fn buckets(answer: Answer, max: usize) -> Metrics {
 
 /// Made where blocking is allowed: an answer may have millions of numbers.
 fn json(metrics: &Metrics) -> Result<Vec<u8>> {
-    serde_json::to_vec(metrics).map_err(|e| ServeError::Unreadable {
-        what: e.to_string(),
-    })
+    Ok(serde_json::to_vec(metrics)?)
 }
 
 /// Every point, exact.

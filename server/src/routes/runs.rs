@@ -56,14 +56,19 @@ pub struct RunChanges {
 }
 
 impl RunChanges {
-    /// What is new since a version.
-    pub fn of(listing: &Listing, since: &str, columns: &[Column]) -> Self {
+    /// What is new since a version, of one experiment or of all.
+    pub fn of(
+        listing: &Listing,
+        since: &str,
+        columns: &[Column],
+        experiment: Option<&str>,
+    ) -> Self {
         let Changes {
             full,
             mut cards,
             removed,
         } = listing.since(since);
-        newest_first(&mut cards);
+        choose(&mut cards, experiment);
         Self {
             version: listing.version(),
             full,
@@ -74,7 +79,9 @@ impl RunChanges {
     }
 }
 
-fn newest_first(cards: &mut [Arc<Card>]) {
+/// Those of one experiment or of all, the newest first.
+fn choose(cards: &mut Vec<Arc<Card>>, experiment: Option<&str>) {
+    cards.retain(|card| experiment.is_none_or(|e| e == card.summary.experiment()));
     cards.sort_by(|a, b| b.summary.started_at().cmp(&a.summary.started_at()));
 }
 
@@ -103,28 +110,21 @@ pub async fn list(
 ) -> Result<Response> {
     let columns = columns(params.columns.as_deref())?;
     let listing = state.index.listing().await?;
-    let wanted = params.experiment;
-    let is_wanted = move |name: &Json_| wanted.as_deref().is_none_or(|e| name == e);
     let is_plain = params.since.is_none() && columns.is_empty();
-    let since = params.since.unwrap_or_default();
     // Where blocking is allowed: parameters are read from files, and ten thousand lines take a while.
     let body = state.reads.run("the list of runs", move || {
+        let experiment = params.experiment.as_deref();
         if !is_plain {
-            let mut changes = RunChanges::of(&listing, &since, &columns);
-            changes
-                .changed
-                .retain(|line| is_wanted(&line["experiment"]));
-            return Ok(serde_json::to_vec(&changes));
+            let since = params.since.as_deref().unwrap_or_default();
+            let changes = RunChanges::of(&listing, since, &columns, experiment);
+            return Ok(serde_json::to_vec(&changes)?);
         }
         let mut cards = listing.cards.clone();
-        cards.retain(|card| is_wanted(&json!(card.summary.experiment())));
-        newest_first(&mut cards);
+        choose(&mut cards, experiment);
         let lines: Vec<_> = cards.iter().map(|card| &card.summary).collect();
-        Ok(serde_json::to_vec(&lines))
+        Ok(serde_json::to_vec(&lines)?)
     });
-    let body = body.await?.map_err(|e| ServeError::Unreadable {
-        what: e.to_string(),
-    })?;
+    let body = body.await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 

@@ -138,9 +138,7 @@ pub async fn series(
         } else {
             drawn.json()
         };
-        bytes.map_err(|e| ServeError::Unreadable {
-            what: e.to_string(),
-        })
+        bytes.map_err(ServeError::from)
     };
     let body = if state.config.live && question.range == EVERYWHERE {
         let watch = state.hub.watch(&key).await?;

@@ -32,3 +32,17 @@ export interface ChartHost {
   /** Whose lines are worth reading at this point. */
   choices(key: string, step: number, rank: number | null): Promise<Choice[]>;
 }
+
+/** Has a metric looked at, as long as what this returns is not called. */
+export function lookAt(
+  host: Pick<ChartHost, "use" | "unuse" | "onPoints">,
+  key: string,
+  changed: () => void,
+): () => void {
+  host.use(key);
+  const unfollow = host.onPoints(key, changed);
+  return () => {
+    unfollow();
+    host.unuse(key);
+  };
+}

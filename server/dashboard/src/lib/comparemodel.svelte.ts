@@ -2,7 +2,7 @@
 
 import * as api from "./api";
 import { type BadgeFacts, type Connection, listState } from "./badge";
-import type { ChartHost, Choice, Facts } from "./charthost";
+import { type ChartHost, type Choice, type Facts, lookAt } from "./charthost";
 import { type ChartLook, type Compared, type Drawing, drawRuns } from "./drawing";
 import { value } from "./format";
 import { choicesOf } from "./runcharts";
@@ -116,13 +116,7 @@ export class CompareModel implements ChartHost {
 
   setAlong(key: string | null, changed: () => void): () => void {
     this.along = key;
-    if (key === null) return () => undefined;
-    this.use(key);
-    const unfollow = this.onPoints(key, changed);
-    return () => {
-      unfollow();
-      this.unuse(key);
-    };
+    return key === null ? () => undefined : lookAt(this, key, changed);
   }
 
   draw(key: string, look: ChartLook): { drawing: Drawing; facts: Facts } | null {

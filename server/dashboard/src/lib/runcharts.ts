@@ -1,7 +1,7 @@
 /** The charts of one run: drawings from its series, finer ones where they are zoomed, ways to its log. */
 
 import * as api from "./api";
-import type { Choice, ChartHost, Facts } from "./charthost";
+import { type ChartHost, type Choice, type Facts, lookAt } from "./charthost";
 import { type ChartLook, type Drawing, drawRun, type Range, xs, type XContext } from "./drawing";
 import type { RunFeed } from "./feed";
 import { value } from "./format";
@@ -43,13 +43,7 @@ export class RunCharts implements ChartHost {
   /** The metric along x is looked at by all charts. */
   setAlong(key: string | null, changed: () => void): () => void {
     this.along = key;
-    if (key === null) return () => undefined;
-    this.use(key);
-    const unfollow = this.onPoints(key, changed);
-    return () => {
-      unfollow();
-      this.unuse(key);
-    };
+    return key === null ? () => undefined : lookAt(this, key, changed);
   }
 
   draw(key: string, look: ChartLook): { drawing: Drawing; facts: Facts } | null {
