@@ -5,13 +5,13 @@
 //! accepted is only in private memory. What does not fit is counted and becomes a gap record as soon as there is room.
 //! A forked child has the same memory before it: nothing here touches it from there.
 
+mod answers;
 mod gaps;
 mod inner;
 pub mod layout;
 pub mod leftover;
 mod memory;
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use expman_model::time::now_us;
 use expman_model::{RecordBody, RunStatus};
 use tokio::sync::Notify;
 
+pub use self::answers::{CONSOLE_FULL, Cut, RING_FULL, Refusal, RingStats, TOO_LARGE};
 pub(crate) use self::gaps::gap;
 use self::inner::Inner;
 use crate::error::Result;
@@ -30,47 +31,6 @@ use crate::fork::Birth;
 const WARM_BYTES: usize = 512 << 10;
 /// Where a record's sequence number stands in its bytes.
 const SEQ_AT: usize = 5;
-
-/// Why a record was not taken in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The ring is full; the record is part of a gap now.
-    Full,
-    /// The record is larger than the ring could ever hold.
-    TooLarge,
-    /// The run is closed.
-    Closed,
-    /// This is a forked child of the process that joined.
-    Forked,
-}
-
-/// Counts of a ring.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RingStats {
-    /// Last sequence number given.
-    pub last_seq: u64,
-    /// Bytes held.
-    pub queued_bytes: usize,
-    /// Refused or dropped records by reason, since the start.
-    pub dropped: BTreeMap<String, u64>,
-    /// Whether what it holds survives the death of the process.
-    pub is_shared: bool,
-}
-
-/// Whole records that were given a place in a batch; they stay in the ring until they are released.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cut {
-    /// Sequence number of the first.
-    pub first_seq: u64,
-    /// Sequence number of the last.
-    pub last_seq: u64,
-    /// Where they start.
-    pub at: usize,
-    /// Their bytes.
-    pub len: usize,
-    /// No later than when the first was accepted, as far as is known.
-    pub since: Instant,
-}
 
 /// See the module. It has one consumer, which cuts and releases.
 #[derive(Debug)]
@@ -172,10 +132,35 @@ impl Ring {
         inner.put_some(records, starts.len() as u64);
         let after = inner.len - inner.cut;
         drop(inner);
+        self.wake_for(before, after);
+        true
+    }
+
+    /// [`Ring::push`] for when nothing stands in the way: `None`, and nothing is done, when the record would have to
+    /// wait, or to be left out, or something is missing in front of it.
+    pub fn push_at_once(&self, record: &mut [u8]) -> Option<u64> {
+        let mut inner = self.lock_here()?;
+        let fits = inner.len + record.len() <= self.capacity && record.len() <= self.capacity / 2;
+        if inner.closed || !fits || !inner.gaps.is_told() {
+            return None;
+        }
+        let before = inner.len - inner.cut;
+        let seq = inner.next_seq;
+        record
+            .get_mut(SEQ_AT..SEQ_AT + 8)?
+            .copy_from_slice(&seq.to_le_bytes());
+        inner.put(record);
+        drop(inner);
+        self.wake_for(before, before + record.len());
+        Some(seq)
+    }
+
+    /// Wakes the consumer when the first record waits, and when a batch does.
+    #[inline]
+    fn wake_for(&self, before: usize, after: usize) {
         if before == 0 || (before < self.urgent && after >= self.urgent) {
             self.wake.notify_one();
         }
-        true
     }
 
     fn take_in(
@@ -226,9 +211,7 @@ impl Ring {
         inner.put(record);
         let after = inner.len - inner.cut;
         drop(inner);
-        if before == 0 || (before < self.urgent && after >= self.urgent) {
-            self.wake.notify_one();
-        }
+        self.wake_for(before, after);
         Ok(seq)
     }
 
@@ -382,13 +365,6 @@ impl Ring {
         self.wake.notified().await;
     }
 }
-
-/// Reason of gaps for lack of room.
-pub const RING_FULL: &str = "queue full";
-/// Reason of gaps in captured output, which is left out first.
-pub const CONSOLE_FULL: &str = "queue full: console";
-/// Reason for records that fit nowhere.
-pub const TOO_LARGE: &str = "record too large";
 
 /// Encodes a body as a record without its number, ready for [`Ring::push`].
 #[must_use]

@@ -275,6 +275,13 @@ impl Run {
         RunStats { ring, forward }
     }
 
+    /// Whether [`Run::notices`] has something to tell: one load.
+    #[must_use]
+    #[inline]
+    pub fn has_notices(&self) -> bool {
+        self.notices.are_waiting()
+    }
+
     /// What went wrong on the way to the disk and was not told yet; each kind comes once.
     #[must_use]
     pub fn notices(&self) -> Vec<String> {

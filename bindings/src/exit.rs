@@ -40,6 +40,13 @@ impl Drop for Inside {
     }
 }
 
+/// Whether the interpreter is about to end. Who holds the GIL, does not give it up and finds that it is not needs to
+/// go in no further.
+#[inline]
+pub(crate) fn is_ending() -> bool {
+    ENDING.load(Ordering::Relaxed)
+}
+
 /// Works without the GIL, and does not ask for it again when the interpreter is gone.
 pub(crate) fn detach<T: Ungil>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
     py.detach(|| {

@@ -2,14 +2,17 @@
 
 use pyo3::prelude::*;
 
+mod call;
 mod console;
 mod entry;
 mod errors;
 mod exit;
 mod flush;
 mod metrics;
+mod options;
 mod params;
 mod run;
+mod shapes;
 mod text;
 mod values;
 

@@ -2,21 +2,20 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use expman_actors::{
-    FlushOptions, MeshError, OnFull, Origin, OwnerMode, Refusal, Run, RunConfig, RunHandle,
-};
+use expman_actors::{FlushOptions, MeshError, Origin, Refusal, Run, RunHandle};
 use expman_model::limits::RECORD_BYTES_MAX;
-use expman_model::{FlushScope, Level, RunMeta, RunStatus, check_key};
+use expman_model::{FlushScope, Level, RunStatus, check_key};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use tokio::sync::watch;
 
+use crate::call::with_shapes;
 use crate::errors::{ConfigError, to_py};
 use crate::exit::{Inside, detach};
 use crate::flush::CoreFlush;
 use crate::metrics::with_record;
+use crate::options::{config, option, seconds};
 use crate::{params, values};
 
 /// See the module.
@@ -27,26 +26,6 @@ pub(crate) struct CoreRun {
     on_refused: Py<PyAny>,
     /// Called as `on_trouble(text)`, once for each kind of trouble on the way to the disk.
     on_trouble: Py<PyAny>,
-}
-
-pub(crate) fn seconds(secs: f64) -> Duration {
-    Duration::try_from_secs_f64(secs.max(0.0)).unwrap_or(Duration::from_secs(u32::MAX.into()))
-}
-
-/// An option of the constructor.
-fn option<'py, T>(options: &Bound<'py, PyDict>, name: &str) -> PyResult<Option<T>>
-where
-    T: FromPyObjectOwned<'py>,
-{
-    match options.get_item(name)? {
-        Some(value) if !value.is_none() => {
-            let given = value.repr()?.to_string();
-            value.extract().map(Some).map_err(|_other| {
-                ConfigError::new_err(format!("{name}={given} is not of the right type"))
-            })
-        }
-        _ => Ok(None),
-    }
 }
 
 /// Why metrics or parameters were refused as a whole.
@@ -61,36 +40,6 @@ fn as_dict<'py>(mapping: &Bound<'py, PyAny>) -> Option<Bound<'py, PyDict>> {
             copied.cast_into::<PyDict>().ok()
         }
     }
-}
-
-fn config(options: &Bound<'_, PyDict>) -> PyResult<RunConfig> {
-    let mut config = RunConfig::new(option::<String>(options, "experiment")?.unwrap_or_default());
-    config.run_name = option(options, "run_name")?;
-    config.base_dir =
-        option::<PathBuf>(options, "base_dir")?.unwrap_or_else(|| "experiments".into());
-    config.rank = option(options, "rank")?;
-    config.world_size = option(options, "world_size")?;
-    config.launch_key = option(options, "launch_key")?;
-    config.resume = option(options, "resume")?.unwrap_or(false);
-    config.capture = option(options, "capture")?.unwrap_or(false);
-    config.batch_age = seconds(option::<f64>(options, "flush_interval_ms")?.unwrap_or(20.0) / 1e3);
-    config.timeout = seconds(option(options, "timeout")?.unwrap_or(10.0));
-    if let Some(secs) = option::<f64>(options, "block_secs")? {
-        config.on_full = OnFull::Block(seconds(secs));
-    }
-    if let Some(command) = option::<Vec<String>>(options, "owner_command")? {
-        config.owner = OwnerMode::Process(command);
-    }
-    config.origin = RunMeta {
-        language: Some("python".to_owned()),
-        description: option(options, "description")?,
-        tags: option(options, "tags")?.unwrap_or_default(),
-        env_path: option(options, "env_path")?,
-        command: option(options, "command")?.unwrap_or_default(),
-        launcher: option(options, "launcher")?,
-        ..RunMeta::default()
-    };
-    Ok(config)
 }
 
 #[pymethods]
@@ -144,11 +93,21 @@ impl CoreRun {
             return self.refuse(py, "metrics", NO_MAPPING);
         };
         let mut pushed = Ok(0);
-        let refused = with_record(&dict, step, |record| pushed = self.push(py, record))?;
+        let refused = with_record(&dict, step, |record| {
+            // Here that the record has no number yet: it will be of use for the next call of this kind.
+            with_shapes(|shapes| shapes.learn(&dict, record));
+            pushed = self.push(py, record);
+        })?;
         for metric in refused {
             self.refuse(py, &metric.name, metric.reason)?;
         }
         self.accepted(py, "metrics", pushed)
+    }
+
+    /// This run's `log_metrics` for a loop, which takes a known call in at a fraction of the cost.
+    #[getter]
+    fn quick_log_metrics<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        crate::call::method(slf)
     }
 
     fn log_scalar(&self, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -361,8 +320,11 @@ impl CoreRun {
         &self.run
     }
 
-    /// Pushes with the GIL held when that can't block, without it when the caller asked to wait for room.
+    /// Pushes with the GIL held when that can't block, without it when there is no room and the caller asked to wait.
     fn push(&self, py: Python<'_>, record: &mut [u8]) -> Result<u64, Refusal> {
+        if let Some(seq) = self.run.push_at_once(record) {
+            return Ok(seq);
+        }
         if self.run.may_wait() {
             detach(py, || self.run.push(record))
         } else {

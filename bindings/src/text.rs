@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 
 use crate::errors::to_py;
 use crate::exit::{Inside, detach};
-use crate::run::{CoreRun, seconds};
+use crate::options::seconds;
+use crate::run::CoreRun;
 
 /// Has other text forwarded in every rank; returns whether it is, and from which level on.
 #[pyfunction]

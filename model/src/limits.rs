@@ -59,16 +59,18 @@ pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Default deadline of joining a run, the start of its owner included.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Rows after which the commit log is sealed into a segment.
-pub const SEAL_ROWS: u64 = 1 << 20;
+/// Rows after which the commit log is sealed into a segment: one row group, made while more rows come.
+pub const SEAL_ROWS: u64 = 1 << 18;
 /// Rows that may wait in memory for their segments, those that are being written included.
-pub const UNSEALED_ROWS_MAX: u64 = 3 * SEAL_ROWS;
+pub const UNSEALED_ROWS_MAX: u64 = 4 * SEAL_ROWS;
 /// Bytes of the commit log after which it is sealed.
 pub const SEAL_BYTES: u64 = 64 << 20;
 /// Above this size a publication waits until a quarter of the rows is unpublished.
 pub const PUBLISH_CHEAP_BYTES: u64 = 64 << 20;
-/// A run of at most this many rows is merged into one sorted file at close.
+/// A run of at most this many rows is merged into one sorted file at close …
 pub const CLOSE_MERGE_ROWS: u64 = 5_000_000;
+/// … unless its row groups have so many rows each, on average: then sorting them together would gain little.
+pub const GROUP_ROWS_ENOUGH: u64 = 1 << 16;
 /// Longest experiment or run name, in bytes.
 pub const FOLDER_NAME_BYTES_MAX: usize = 200;
 /// Longest metric, scalar or parameter name, in bytes.

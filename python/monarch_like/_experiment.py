@@ -150,8 +150,8 @@ class Experiment(Logs, Forwarding, Shown):
     def _use(self, core: CoreRun) -> None:
         self._core = core
         # Straight to the core: a call of the loop pays for no wrapper.
-        self.log_metrics = core.log_metrics  # type: ignore[method-assign]
-        self.log_vector = core.log_metrics  # type: ignore[method-assign]
+        self.log_metrics = core.quick_log_metrics  # type: ignore[method-assign]
+        self.log_vector = core.quick_log_metrics  # type: ignore[method-assign]
         self._closed = False
         if not _is_own_handle():
             os.environ[_HANDLE] = core.handle()

@@ -14,6 +14,7 @@ pub mod export;
 #[cfg(test)]
 mod faults;
 mod guard;
+mod keys;
 pub mod layout;
 pub mod legacy;
 pub mod lines;

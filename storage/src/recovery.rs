@@ -112,6 +112,7 @@ impl RunWriter {
             pending_events: Vec::new(),
             chores: Chores::default(),
             rows,
+            spare: None,
             lo: hi,
             log: Log::create(dir, generation, &header, &frames, &fence)?,
             generation,

@@ -6,63 +6,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Float64Builder, Int8Array, Int32Array, Int64Array, Int64Builder, RecordBatch, StringArray,
-    StringBuilder, TimestampMicrosecondArray,
+    ArrayRef, Float64Array, Float64Builder, Int8Array, Int32Array, Int64Array, Int64Builder,
+    RecordBatch, StringBuilder, TimestampMicrosecondArray, new_null_array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use expman_model::Value;
 use expman_model::record::ValueRef;
 
-/// Names, each with a number that counts up from 0.
-#[derive(Debug, Clone, Default)]
-pub struct KeyTable {
-    names: Vec<Arc<str>>,
-    ids: HashMap<Arc<str>, u32>,
-}
+pub use crate::keys::KeyTable;
 
-impl KeyTable {
-    /// The number of a name, a new one if need be.
-    pub fn intern(&mut self, name: &str) -> u32 {
-        if let Some(&id) = self.ids.get(name) {
-            return id;
-        }
-        let id = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
-        let name: Arc<str> = name.into();
-        self.names.push(Arc::clone(&name));
-        self.ids.insert(name, id);
-        id
-    }
-
-    /// The name of a number.
-    #[must_use]
-    pub fn name(&self, id: u32) -> &Arc<str> {
-        &self.names[id as usize]
-    }
-
-    /// The number of a name, if it has one.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<u32> {
-        self.ids.get(name).copied()
-    }
-
-    /// All names in the order of their numbers.
-    #[must_use]
-    pub fn names(&self) -> &[Arc<str>] {
-        &self.names
-    }
-
-    /// How many names there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.names.len()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-}
+/// The kind of a row whose value is a float.
+const FLOAT: u8 = 0;
 
 /// One row, borrowed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -134,7 +88,7 @@ impl Rows {
         self.attempt.push(row.attempt as i32);
         self.seq.push(row.seq as i64);
         let (kind, bits) = match row.value {
-            ValueRef::Float(x) => (0, x.to_bits()),
+            ValueRef::Float(x) => (FLOAT, x.to_bits()),
             ValueRef::Int(i) => (1, i.cast_unsigned()),
             ValueRef::Bool(b) => (2, u64::from(b)),
             ValueRef::Text(s) => {
@@ -144,6 +98,12 @@ impl Rows {
         };
         self.kind.push(kind);
         self.bits.push(bits);
+    }
+
+    /// Forgets everything and keeps the room.
+    pub(crate) fn clear(&mut self) {
+        self.truncate(0);
+        self.keys = KeyTable::default();
     }
 
     /// Keeps the first `n` rows; names stay.
@@ -189,30 +149,38 @@ impl Rows {
 
     /// The row at a place.
     #[must_use]
-    #[expect(
-        clippy::cast_sign_loss,
-        clippy::cast_possible_wrap,
-        reason = "undoes the casts of push"
-    )]
+    #[expect(clippy::cast_sign_loss, reason = "undoes the casts of push")]
     pub fn row(&self, i: usize) -> Row<'_> {
-        let bits = self.bits[i];
         Row {
             key: self.keys.name(self.key[i]),
             rank: self.rank[i] as u32,
-            step: self.has_step[i].then_some(self.step[i]),
+            step: self.step(i),
             timestamp_us: self.timestamp[i],
             attempt: self.attempt[i] as u32,
             seq: self.seq[i] as u64,
-            value: match self.kind[i] {
-                0 => ValueRef::Float(f64::from_bits(bits)),
-                1 => ValueRef::Int(bits as i64),
-                2 => ValueRef::Bool(bits != 0),
-                _ => ValueRef::Text(
-                    self.texts
-                        .get(usize::try_from(bits).unwrap_or(usize::MAX))
-                        .map_or("", |t| t),
-                ),
-            },
+            value: self.value_ref(i),
+        }
+    }
+
+    /// One row's step.
+    #[inline]
+    pub(crate) fn step(&self, i: usize) -> Option<i64> {
+        self.has_step[i].then_some(self.step[i])
+    }
+
+    /// One row's value.
+    #[inline]
+    fn value_ref(&self, i: usize) -> ValueRef<'_> {
+        let bits = self.bits[i];
+        match self.kind[i] {
+            FLOAT => ValueRef::Float(f64::from_bits(bits)),
+            1 => ValueRef::Int(bits.cast_signed()),
+            2 => ValueRef::Bool(bits != 0),
+            _ => ValueRef::Text(
+                self.texts
+                    .get(usize::try_from(bits).unwrap_or(usize::MAX))
+                    .map_or("", |t| t),
+            ),
         }
     }
 
@@ -224,7 +192,7 @@ impl Rows {
     /// An owned copy of one row's value.
     #[must_use]
     pub fn value(&self, i: usize) -> Value {
-        self.row(i).value.to_value()
+        self.value_ref(i).to_value()
     }
 
     /// The order by (key, rank, step, arrival); rows without a step come first.
@@ -235,15 +203,22 @@ impl Rows {
     #[expect(clippy::cast_possible_truncation, reason = "takes back the low half")]
     pub fn sorted(&self) -> Vec<u32> {
         let mut groups: HashMap<u64, u32> = HashMap::new();
-        let mut last = (u64::MAX, 0);
+        // By key, the rank that had it last: a batch has many calls of one rank, each with the same keys.
+        let mut last: Vec<Option<(i32, u32)>> = vec![None; self.keys.len()];
         let mut member = Vec::with_capacity(self.len());
         for (&key, &rank) in self.key.iter().zip(&self.rank) {
-            let id = u64::from(key) << 32 | u64::from(rank.cast_unsigned());
-            if last.0 != id {
-                let next = u32::try_from(groups.len()).unwrap_or(u32::MAX);
-                last = (id, *groups.entry(id).or_insert(next));
-            }
-            member.push(last.1);
+            let last = &mut last[key as usize];
+            let group = match *last {
+                Some((known, group)) if known == rank => group,
+                _ => {
+                    let id = u64::from(key) << 32 | u64::from(rank.cast_unsigned());
+                    let next = u32::try_from(groups.len()).unwrap_or(u32::MAX);
+                    let group = *groups.entry(id).or_insert(next);
+                    *last = Some((rank, group));
+                    group
+                }
+            };
+            member.push(group);
         }
         let mut by_name: Vec<(&str, i32, u32)> = groups
             .iter()
@@ -285,12 +260,64 @@ impl Rows {
     /// # Errors
     /// When arrow refuses the columns.
     pub fn batch(&self, order: &[u32]) -> Result<RecordBatch, arrow::error::ArrowError> {
+        fn of<T: Copy>(column: &[T], order: &[u32]) -> impl Iterator<Item = T> {
+            order.iter().map(|i| column[*i as usize])
+        }
+        let steps = of(&self.step, order).zip(of(&self.has_step, order));
+        let [value, int, text] = self.values(order);
+        #[expect(clippy::cast_possible_wrap, reason = "kinds are 0 to 3")]
+        let kind = Int8Array::from_iter_values(of(&self.kind, order).map(|kind| kind as i8));
+        RecordBatch::try_new(
+            schema(),
+            vec![
+                self.names(order),
+                Arc::new(Int32Array::from_iter_values(of(&self.rank, order))),
+                Arc::new(
+                    steps
+                        .map(|(step, there)| there.then_some(step))
+                        .collect::<Int64Array>(),
+                ),
+                Arc::new(
+                    TimestampMicrosecondArray::from_iter_values(of(&self.timestamp, order))
+                        .with_timezone("UTC"),
+                ),
+                Arc::new(Int32Array::from_iter_values(of(&self.attempt, order))),
+                Arc::new(Int64Array::from_iter_values(of(&self.seq, order))),
+                Arc::new(kind),
+                value,
+                int,
+                text,
+            ],
+        )
+    }
+
+    /// The names of some rows.
+    fn names(&self, order: &[u32]) -> ArrayRef {
+        let of = |i: &u32| &**self.keys.name(self.key[*i as usize]);
+        let bytes = order.iter().map(|i| of(i).len()).sum();
+        let mut names = StringBuilder::with_capacity(order.len(), bytes);
+        for i in order {
+            names.append_value(of(i));
+        }
+        Arc::new(names.finish())
+    }
+
+    /// Their values as floats, as whole numbers, and as text.
+    fn values(&self, order: &[u32]) -> [ArrayRef; 3] {
         let at = |i: &u32| *i as usize;
+        if order.iter().all(|i| self.kind[at(i)] == FLOAT) {
+            let floats = order.iter().map(|i| f64::from_bits(self.bits[at(i)]));
+            let none = |kind| new_null_array(kind, order.len());
+            return [
+                Arc::new(Float64Array::from_iter_values(floats)),
+                none(&DataType::Int64),
+                none(&DataType::Utf8),
+            ];
+        }
         let mut value = Float64Builder::with_capacity(order.len());
         let mut int = Int64Builder::with_capacity(order.len());
         let mut text = StringBuilder::new();
-        for i in order.iter().map(at) {
-            let row = self.row(i);
+        for row in order.iter().map(|i| self.row(at(i))) {
             value.append_option(exact_f64(row.value));
             int.append_option(match row.value {
                 ValueRef::Int(n) => Some(n),
@@ -302,41 +329,11 @@ impl Rows {
                 _ => None,
             });
         }
-        #[expect(clippy::cast_possible_wrap, reason = "kinds are 0 to 3")]
-        let kind = Int8Array::from_iter_values(order.iter().map(|i| self.kind[at(i)] as i8));
-        RecordBatch::try_new(
-            schema(),
-            vec![
-                Arc::new(StringArray::from_iter_values(
-                    order.iter().map(|i| self.keys.name(self.key[at(i)])),
-                )),
-                Arc::new(Int32Array::from_iter_values(
-                    order.iter().map(|i| self.rank[at(i)]),
-                )),
-                Arc::new(
-                    order
-                        .iter()
-                        .map(|i| self.has_step[at(i)].then_some(self.step[at(i)]))
-                        .collect::<Int64Array>(),
-                ),
-                Arc::new(
-                    TimestampMicrosecondArray::from_iter_values(
-                        order.iter().map(|i| self.timestamp[at(i)]),
-                    )
-                    .with_timezone("UTC"),
-                ),
-                Arc::new(Int32Array::from_iter_values(
-                    order.iter().map(|i| self.attempt[at(i)]),
-                )),
-                Arc::new(Int64Array::from_iter_values(
-                    order.iter().map(|i| self.seq[at(i)]),
-                )),
-                Arc::new(kind),
-                Arc::new(value.finish()),
-                Arc::new(int.finish()),
-                Arc::new(text.finish()),
-            ],
-        )
+        [
+            Arc::new(value.finish()),
+            Arc::new(int.finish()),
+            Arc::new(text.finish()),
+        ]
     }
 }
 

@@ -5,6 +5,7 @@
 //! Nothing is acknowledged before `sync` returned.
 
 mod append;
+mod closing;
 mod ends;
 mod files;
 mod log;
@@ -92,6 +93,8 @@ pub struct RunWriter {
     pub(crate) chores: Chores,
     /// Rows behind the segments, `[lo, lo + rows.len())`.
     pub(crate) rows: Rows,
+    /// The emptied table of a segment that was made.
+    pub(crate) spare: Option<Box<Rows>>,
     pub(crate) lo: u64,
     pub(crate) log: Log,
     /// The last number that a log's name was given: no name is used twice.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::durable::Prepared;
 use crate::error::{At, Result, StorageError};
 use crate::layout::RunDir;
 use crate::lock::Fence;
@@ -37,7 +38,8 @@ pub(crate) enum Job {
 /// Which job ended, and how.
 #[derive(Debug)]
 pub(crate) enum Done {
-    Sealed(Result<()>),
+    /// With the table, emptied, for the next rows.
+    Sealed(Result<()>, Box<Rows>),
     /// Rows and bytes of `metrics.parquet` now.
     Published(Result<(u64, u64)>),
 }
@@ -185,14 +187,37 @@ impl Worker {
     fn run(mut self, todo: &Receiver<Job>, tell: &SyncSender<Done>) {
         for job in todo {
             let done = match job {
-                Job::Seal { rows, lo, hi, logs } => {
+                Job::Seal {
+                    mut rows,
+                    lo,
+                    hi,
+                    logs,
+                } => {
                     let order = rows.sorted();
-                    if hi > lo && !self.broken {
-                        self.sums.seal(&rows, &order, lo, hi);
-                    }
-                    let sealed = self.until(|| self.seal(&rows, &order, lo, hi, &logs));
+                    let sorted = Sorted {
+                        rows: &rows,
+                        order: &order,
+                        lo,
+                        hi,
+                    };
+                    let Self {
+                        dir,
+                        sums,
+                        fence,
+                        shared,
+                        broken,
+                    } = &mut self;
+                    // Made once; a segment that fails may be tried again and again.
+                    let mut sums = (hi > lo && !*broken).then_some(sums);
+                    let sealed = until(shared, || {
+                        if *broken {
+                            return Err(missing(dir, lo));
+                        }
+                        seal(dir, fence, sums.take(), &sorted, &logs)
+                    });
                     self.broken |= sealed.is_err();
-                    Done::Sealed(sealed)
+                    rows.clear();
+                    Done::Sealed(sealed, rows)
                 }
                 Job::Publish => Done::Published(self.publish()),
             };
@@ -200,53 +225,6 @@ impl Worker {
                 return;
             }
         }
-    }
-
-    /// Repeats work until it succeeds or the run is left; meanwhile the commit log holds the rows.
-    fn until(&self, work: impl Fn() -> Result<()>) -> Result<()> {
-        let mut pause = PAUSE.0;
-        loop {
-            let done = work();
-            let mut state = self.shared.lock();
-            match done {
-                Err(e) if !e.is_final() && !state.hurry => {
-                    let what = e.to_string();
-                    if state.trouble.as_ref() != Some(&what) {
-                        tracing::error!("sealing failed, trying again: {what}");
-                    }
-                    state.trouble = Some(what);
-                    let waited = self
-                        .shared
-                        .hurried
-                        .wait_timeout_while(state, pause, |state| !state.hurry);
-                    drop(waited);
-                    pause = (pause * 2).min(PAUSE.1);
-                }
-                done => {
-                    state.trouble = None;
-                    return done;
-                }
-            }
-        }
-    }
-
-    fn seal(&self, rows: &Rows, order: &[u32], lo: u64, hi: u64, logs: &[PathBuf]) -> Result<()> {
-        if self.broken {
-            return Err(StorageError::MissingRows {
-                path: self.dir.root().to_owned(),
-                from: 0,
-                to: lo,
-            });
-        }
-        if hi > lo {
-            segment::prepare_in_order(&self.dir.segment(lo, hi), rows, order, hi)?
-                .publish(Some(&self.fence))?;
-        }
-        self.fence.check()?;
-        for log in logs {
-            remove(log)?;
-        }
-        durable::sync_dir(&self.dir.hidden())
     }
 
     fn publish(&self) -> Result<(u64, u64)> {
@@ -268,6 +246,90 @@ impl Worker {
         let bytes = std::fs::metadata(&metrics).at("stat", &metrics)?.len();
         Ok((hi, bytes))
     }
+}
+
+/// Repeats work until it succeeds or the run is left; meanwhile the commit log holds the rows.
+fn until(shared: &Shared, mut work: impl FnMut() -> Result<()>) -> Result<()> {
+    let mut pause = PAUSE.0;
+    loop {
+        let done = work();
+        let mut state = shared.lock();
+        match done {
+            Err(e) if !e.is_final() && !state.hurry => {
+                let what = e.to_string();
+                if state.trouble.as_ref() != Some(&what) {
+                    tracing::error!("sealing failed, trying again: {what}");
+                }
+                state.trouble = Some(what);
+                let waited = shared
+                    .hurried
+                    .wait_timeout_while(state, pause, |state| !state.hurry);
+                drop(waited);
+                pause = (pause * 2).min(PAUSE.1);
+            }
+            done => {
+                state.trouble = None;
+                return done;
+            }
+        }
+    }
+}
+
+/// A segment in front of these rows is missing.
+fn missing(dir: &RunDir, lo: u64) -> StorageError {
+    StorageError::MissingRows {
+        path: dir.root().to_owned(),
+        from: 0,
+        to: lo,
+    }
+}
+
+fn seal(
+    dir: &RunDir,
+    fence: &Fence,
+    sums: Option<&mut Upkeep>,
+    sorted: &Sorted<'_>,
+    logs: &[PathBuf],
+) -> Result<()> {
+    if sorted.hi > sorted.lo {
+        let path = dir.segment(sorted.lo, sorted.hi);
+        prepare(&path, sums, sorted)?.publish(Some(fence))?;
+    }
+    fence.check()?;
+    for log in logs {
+        remove(log)?;
+    }
+    durable::sync_dir(&dir.hidden())
+}
+
+/// The rows `[lo, hi)` of a run, with the order that they are written in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sorted<'a> {
+    pub(crate) rows: &'a Rows,
+    pub(crate) order: &'a [u32],
+    pub(crate) lo: u64,
+    pub(crate) hi: u64,
+}
+
+/// The file of sorted rows up to the moment when it gets its name; meanwhile their sum is made, on another core if
+/// there is one.
+pub(crate) fn prepare(
+    path: &Path,
+    sums: Option<&mut Upkeep>,
+    sorted: &Sorted<'_>,
+) -> Result<Prepared> {
+    let Sorted {
+        rows,
+        order,
+        lo,
+        hi,
+    } = *sorted;
+    std::thread::scope(|scope| {
+        if let Some(sums) = sums {
+            scope.spawn(|| sums.seal(rows, order, lo, hi));
+        }
+        segment::prepare_in_order(path, rows, order, hi)
+    })
 }
 
 /// Removes a file that may be gone already.

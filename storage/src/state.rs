@@ -11,7 +11,7 @@ use expman_model::{
     RunMeta, RunStatus, WriterId,
 };
 
-use crate::rows::{KeyTable, Row, Rows};
+use crate::rows::{KeyTable, Rows};
 use crate::wal::WalWriter;
 
 /// One writer of the run.
@@ -157,15 +157,14 @@ impl RunState {
         let meta = &mut self.writers[writer as usize].meta;
         let mut last_call = None;
         for i in from..rows.len() {
-            let row = rows.row(i);
-            meta.points += 1;
-            if last_call != Some(row.seq) {
-                last_call = Some(row.seq);
+            if last_call != Some(rows.seq[i]) {
+                last_call = Some(rows.seq[i]);
                 meta.rows += 1;
+                meta.last_step = rows.step(i).max(meta.last_step);
             }
-            meta.last_step = row.step.or(meta.last_step).max(meta.last_step);
-            summarise(&mut self.summaries, rows.key[i], &row);
+            summarise(&mut self.summaries, rows, i);
         }
+        meta.points += (rows.len() - from) as u64;
         self.meta.rows += (rows.len() - from) as u64;
     }
 
@@ -271,17 +270,17 @@ impl RunState {
     }
 }
 
-fn summarise(summaries: &mut Vec<Option<MetricSummary>>, key: u32, row: &Row<'_>) {
-    let at = key as usize;
+fn summarise(summaries: &mut Vec<Option<MetricSummary>>, rows: &Rows, i: usize) {
+    let at = rows.key[i] as usize;
     if at >= SUMMARY_KEYS_MAX {
         return; // the record has room for no more of them
     }
     if summaries.len() <= at {
         summaries.resize(at + 1, None);
     }
-    let value = row.value.to_value();
+    let (value, step, rank) = (rows.value(i), rows.step(i), rows.rank[i].cast_unsigned());
     match &mut summaries[at] {
-        Some(summary) => summary.update(value, row.step, row.rank),
-        empty => *empty = Some(MetricSummary::first(value, row.step, row.rank)),
+        Some(summary) => summary.update(value, step, rank),
+        empty => *empty = Some(MetricSummary::first(value, step, rank)),
     }
 }

@@ -1,6 +1,8 @@
 //! The loop of the commit thread.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use expman_model::EventBody;
@@ -18,8 +20,10 @@ use crate::reply::answer;
 const GROUP_AGE: Duration = Duration::from_millis(2);
 /// Unsynced bytes that make a sync due, so that acknowledgements keep up with a flood.
 pub(super) const UNSYNCED_BYTES: usize = 2 << 20;
-/// How often periodic work is looked at …
+/// How often periodic work is looked at, …
 const TICK: Duration = Duration::from_millis(100);
+/// … how often when there is none but that people may edit the run …
+const LONG_TICK: Duration = Duration::from_secs(1);
 /// … and how often while somebody waits for it.
 const SHORT_TICK: Duration = Duration::from_millis(5);
 /// What is written is reported at most this often: senders spool what is older than some of these.
@@ -67,19 +71,30 @@ enum Received {
     Closed,
 }
 
-/// Waits for a command with a limit, parked.
-fn recv_timeout(commands: &mut mpsc::Receiver<Command>, limit: Duration) -> Received {
-    match commands.try_recv() {
-        Ok(command) => return Received::Command(command),
-        Err(mpsc::error::TryRecvError::Disconnected) => return Received::Closed,
-        Err(mpsc::error::TryRecvError::Empty) if limit.is_zero() => return Received::Nothing,
-        Err(mpsc::error::TryRecvError::Empty) => {}
+/// Unparks the thread that it was made in.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
-    let handle = tokio::runtime::Handle::current();
-    match handle.block_on(async { tokio::time::timeout(limit, commands.recv()).await }) {
-        Ok(Some(command)) => Received::Command(command),
-        Ok(None) => Received::Closed,
-        Err(_elapsed) => Received::Nothing,
+}
+
+/// Waits for a command with a limit, parked: without the runtime, whose timers would wake another thread each time.
+fn recv_timeout(commands: &mut mpsc::Receiver<Command>, limit: Duration) -> Received {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let start = Instant::now();
+    loop {
+        match commands.poll_recv(&mut context) {
+            Poll::Ready(Some(command)) => return Received::Command(command),
+            Poll::Ready(None) => return Received::Closed,
+            Poll::Pending => {}
+        }
+        match limit.checked_sub(start.elapsed()) {
+            Some(left) if !left.is_zero() => std::thread::park_timeout(left),
+            _ => return Received::Nothing,
+        }
     }
 }
 
@@ -145,8 +160,13 @@ impl<R: Fn(Report)> Thread<R> {
             || self.finishing.is_some()
         {
             SHORT_TICK
+        } else if self.writer.is_quiet() && self.tokens.is_empty() {
+            LONG_TICK
         } else {
-            TICK
+            let due = self
+                .dirty_since
+                .map_or(TICK, |since| GROUP_COMMIT.saturating_sub(since.elapsed()));
+            due.min(TICK)
         }
     }
 

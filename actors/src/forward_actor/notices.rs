@@ -38,9 +38,15 @@ impl Notices {
         }
     }
 
+    /// Whether there is something to tell.
+    #[inline]
+    pub(crate) fn are_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// What is to be told, if anything; each text once.
     pub(crate) fn take(&self) -> Vec<String> {
-        if !self.waiting.load(Ordering::Relaxed) || !self.waiting.swap(false, Ordering::Acquire) {
+        if !self.are_waiting() || !self.waiting.swap(false, Ordering::Acquire) {
             return Vec::new();
         }
         let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);

@@ -38,6 +38,16 @@ impl Run {
         self.ring.push(record, patience)
     }
 
+    /// [`Run::push`] for when nothing stands in the way: `None`, and nothing is done or counted, when the record can't
+    /// be taken in at once.
+    #[inline]
+    pub fn push_at_once(&self, record: &mut [u8]) -> Option<u64> {
+        if record.len() > RECORD_BYTES_MAX {
+            return None;
+        }
+        self.ring.push_at_once(record)
+    }
+
     /// Whether a full queue makes callers wait.
     #[must_use]
     pub const fn may_wait(&self) -> bool {

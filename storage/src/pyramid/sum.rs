@@ -121,6 +121,8 @@ pub struct Summing<'a> {
     bases: Bases<'a>,
     run: Option<Run>,
     rows: u64,
+    /// The process whose rows come just now, and the last number of it among them.
+    process: Option<((u32, u32), u64)>,
     /// Buckets put in since they were counted last.
     new_buckets: usize,
 }
@@ -142,6 +144,7 @@ impl<'a> Summing<'a> {
             bases,
             run: None,
             rows: 0,
+            process: None,
             new_buckets: 0,
         }
     }
@@ -149,7 +152,7 @@ impl<'a> Summing<'a> {
     /// Adds a row; it is cheapest where rows of one series follow each other by their steps.
     pub fn push(&mut self, row: &Row<'_>) {
         self.rows += 1;
-        mark(&mut self.sum.marks, (row.rank, row.attempt), row.seq);
+        self.note(row);
         let goes_on = self.run.as_ref().is_some_and(|run| {
             *run.key == *row.key
                 && run.rank == row.rank
@@ -169,7 +172,7 @@ impl<'a> Summing<'a> {
     /// Adds a row of a table where series are mixed with each other.
     pub fn push_mixed(&mut self, row: &Row<'_>) {
         self.rows += 1;
-        mark(&mut self.sum.marks, (row.rank, row.attempt), row.seq);
+        self.note(row);
         let ranks = match self.sum.series.get_mut(row.key) {
             Some(ranks) => ranks,
             None => self.sum.series.entry(Arc::from(row.key)).or_default(),
@@ -185,9 +188,25 @@ impl<'a> Summing<'a> {
         }
     }
 
+    /// Notes how far the row's process has come.
+    fn note(&mut self, row: &Row<'_>) {
+        let process = (row.rank, row.attempt);
+        match &mut self.process {
+            Some((known, last)) if *known == process => *last = row.seq.max(*last),
+            other => {
+                if let Some((process, last)) = other.replace((process, row.seq)) {
+                    mark(&mut self.sum.marks, process, last);
+                }
+            }
+        }
+    }
+
     /// The sum of all rows that were added.
     #[must_use]
     pub fn finish(mut self) -> Sum {
+        if let Some((process, last)) = self.process.take() {
+            mark(&mut self.sum.marks, process, last);
+        }
         self.end_run();
         self.settle();
         self.sum.hi = self.sum.lo + self.rows;

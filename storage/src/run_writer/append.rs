@@ -151,11 +151,13 @@ impl RunWriter {
         row.step = has_step.then_some(step);
         let points = r.u32("point count")? as usize;
         for place in 0..points {
-            let name = r.str("metric name")?;
+            let name = r.bytes("metric name")?;
             let value = take_value(&mut r)?;
             let key = match self.guess.get(place) {
-                Some(&id) if **self.rows.keys.name(id) == *name => id,
+                Some(&id) if self.rows.keys.name(id).as_bytes() == name => id,
                 _ => {
+                    let name = std::str::from_utf8(name)
+                        .map_err(|_not_utf8| CodecError::NotUtf8("metric name"))?;
                     let id = self.rows.keys.intern(name);
                     if place < self.guess.len() {
                         self.guess[place] = id;

@@ -1,26 +1,16 @@
-//! What reaches the disk, and when: writing, syncing, saving, sealing, publishing, closing.
+//! What reaches the disk, and when: writing, syncing, saving, sealing, publishing.
 //!
 //! Each step may be repeated after an error. The ones named `try_…` do that by themselves, with a growing pause,
 //! and say whether the work is done.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use expman_model::limits::{
-    CLOSE_MERGE_ROWS, PUBLISH_CHEAP_BYTES, SEAL_BYTES, SEAL_ROWS, UNSEALED_ROWS_MAX,
-};
-use expman_model::{RankState, RunStatus};
+use expman_model::limits::{PUBLISH_CHEAP_BYTES, SEAL_BYTES, SEAL_ROWS, UNSEALED_ROWS_MAX};
 
-use super::{LiveWriter, PUBLISH_AFTER, RunWriter, SAVE_EVERY};
-use crate::error::{Result, StorageError};
-use crate::pyramid::Upkeep;
-use crate::reader::{Filter, segment_chain, snapshot, unsealed};
-use crate::rows::Rows;
+use super::{PUBLISH_AFTER, RunWriter, SAVE_EVERY};
+use crate::error::Result;
 use crate::sealer::{Done, Job, remove};
-use crate::{durable, edits, segment, yaml};
-
-/// How often, and how long apart, the events are tried that a run has left at its end.
-const LAST_ATTEMPTS: u32 = 10;
-const LAST_PAUSE: Duration = Duration::from_millis(20);
+use crate::{edits, yaml};
 
 impl RunWriter {
     /// Puts text, then frames, then events into the files.
@@ -100,7 +90,7 @@ impl RunWriter {
     }
 
     /// Events follow what they tell of. That they can't be written keeps nothing else waiting.
-    fn write_events(&mut self) -> Result<()> {
+    pub(super) fn write_events(&mut self) -> Result<()> {
         if self.pending_events.is_empty() || !self.chores.events.ready() {
             return Ok(());
         }
@@ -118,22 +108,6 @@ impl RunWriter {
             self.chores.events.note(Ok(()))?;
         }
         self.chores.events.note(done).map(drop)
-    }
-
-    /// The last chance of the events that still wait.
-    fn write_last_events(&mut self) -> Result<()> {
-        for _ in 0..LAST_ATTEMPTS {
-            self.chores.events.hurry();
-            self.write_events()?;
-            if self.pending_events.is_empty() {
-                return Ok(());
-            }
-            std::thread::sleep(LAST_PAUSE);
-        }
-        for event in self.pending_events.drain(..) {
-            tracing::error!("not in events.jsonl: {event:?}");
-        }
-        Ok(())
     }
 
     /// Writes `config.yaml` and `run.yaml`, behind everything they are made of.
@@ -202,6 +176,14 @@ impl RunWriter {
         Ok(())
     }
 
+    /// Whether [`RunWriter::tick`] finds nothing to do until something is appended, but for people's edits.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let is_saved = !self.state.dirty && !self.state.params_dirty && !self.log.dirty();
+        let is_published = self.total() == self.published.0;
+        is_saved && is_published && self.pending_events.is_empty() && self.sealer.open() == 0
+    }
+
     fn publish_is_due(&self) -> bool {
         if self.published.0 < self.wanted {
             return true;
@@ -218,11 +200,14 @@ impl RunWriter {
             || (self.total() - self.published.0) * 4 >= self.total()
     }
 
-    fn settle(&mut self, done: Done) -> Result<()> {
+    pub(super) fn settle(&mut self, done: Done) -> Result<()> {
         match done {
-            Done::Sealed(Err(e)) if e.is_final() => Err(e),
+            Done::Sealed(Err(e), _) if e.is_final() => Err(e),
             // It ends with an error only when the run is left; the logs still hold the rows.
-            Done::Sealed(_) => Ok(()),
+            Done::Sealed(_, emptied) => {
+                self.spare = Some(emptied);
+                Ok(())
+            }
             Done::Published(done) => {
                 let done = done.map(|published| self.published = published);
                 self.chores.publish.note(done).map(drop)
@@ -239,11 +224,9 @@ impl RunWriter {
         self.sync()?;
         let hi = self.total();
         let old = self.next_log()?;
-        let empty = Rows {
-            keys: self.rows.keys.clone(),
-            ..Rows::default()
-        };
-        let rows = std::mem::replace(&mut self.rows, empty);
+        let mut empty = self.spare.take().unwrap_or_default();
+        empty.keys = self.rows.keys.clone();
+        let rows = std::mem::replace(&mut self.rows, *empty);
         let mut logs = old.former;
         logs.push(old.path);
         self.sealer.submit(Job::Seal {
@@ -290,103 +273,9 @@ impl RunWriter {
         while let Some(done) = self.sealer.wait() {
             match done {
                 Done::Published(done) => self.published = done?,
-                Done::Sealed(done) => done?,
+                Done::Sealed(done, _) => done?,
             }
         }
         Ok(())
-    }
-
-    /// Ends the run: everything sorted in `metrics.parquet`, no machinery left but the lock.
-    ///
-    /// After an error it may be called again; nothing may be appended any more.
-    ///
-    /// # Errors
-    /// When a file can't be written; the commit log then still holds what the file lacks.
-    pub fn finish(&mut self) -> Result<()> {
-        for LiveWriter { index: writer, .. } in self.live() {
-            self.leave(
-                writer,
-                RankState::Lost,
-                RunStatus::Crashed,
-                "the run ended without a word from it",
-            );
-        }
-        self.save()?;
-        self.sealer.hurry();
-        while let Some(done) = self.sealer.wait() {
-            self.settle(done)?;
-        }
-        let total = self.total();
-        if total > CLOSE_MERGE_ROWS {
-            self.append_published(total)?;
-        } else if !self.merged && (self.published.0 < total || self.published.0 > 0) {
-            let read;
-            let rows = if self.lo == 0 {
-                &self.rows
-            } else {
-                read = snapshot(&self.dir, &Filter::default())?.rows;
-                &read
-            };
-            self.all_there(rows.len() as u64, total)?;
-            let order = rows.sorted();
-            let next = segment::prepare_in_order(&self.dir.metrics(), rows, &order, total)?;
-            Upkeep::new(self.dir.clone(), self.fence.clone()).seal(rows, &order, 0, total);
-            next.publish(Some(&self.fence))?;
-            self.merged = true;
-        }
-        // Who reads that the run has ended finds its rows where they stay.
-        self.set_status(self.outcome());
-        self.save()?;
-        self.write_last_events()?;
-        self.fence.check()?;
-        for wal in self.dir.wals()? {
-            remove(&wal.path)?;
-        }
-        for seg in self.dir.segments()? {
-            remove(&seg.path)?;
-        }
-        Upkeep::new(self.dir.clone(), self.fence.clone()).prune(total)?;
-        durable::sync_dir(&self.dir.hidden())?;
-        self.finish_packing();
-        Ok(())
-    }
-
-    /// Brings what is not published yet behind the published rows, without sorting those again.
-    fn append_published(&mut self, total: u64) -> Result<()> {
-        let metrics = self.dir.metrics();
-        let mut sums = Upkeep::new(self.dir.clone(), self.fence.clone());
-        let mut hi = segment::read_hi(&metrics)?;
-        let mut chain = segment_chain(&self.dir, &mut hi)?;
-        if hi < total {
-            let rows = unsealed(&self.dir, hi)?;
-            self.all_there(hi + rows.len() as u64, total)?;
-            let path = self.dir.segment(hi, total);
-            let order = rows.sorted();
-            sums.seal(&rows, &order, hi, total);
-            segment::prepare_in_order(&path, &rows, &order, total)?.publish(Some(&self.fence))?;
-            chain.push(path);
-            hi = total;
-        }
-        if !chain.is_empty() {
-            let sources: Vec<_> = std::iter::once(metrics.as_path())
-                .chain(chain.iter().map(std::path::PathBuf::as_path))
-                .collect();
-            let next = segment::prepare_spliced(&metrics, &sources, hi)?;
-            sums.publish(hi);
-            next.publish(Some(&self.fence))?;
-        }
-        Ok(())
-    }
-
-    /// What was read back must be all there is, before anything is removed for its sake.
-    fn all_there(&self, found: u64, total: u64) -> Result<()> {
-        if found == total {
-            return Ok(());
-        }
-        Err(StorageError::MissingRows {
-            path: self.dir.root().to_owned(),
-            from: found,
-            to: total,
-        })
     }
 }

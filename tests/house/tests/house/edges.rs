@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::tree;
 
 /// Crates of the house, and the crates of the house that each may depend on.
-const MAY_IMPORT: [(&str, &[&str]); 8] = [
+const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("expman-model", &[]),
     ("expman-storage", &["expman-model"]),
     ("expman-actors", &["expman-model", "expman-storage"]),
@@ -40,11 +40,15 @@ const MAY_IMPORT: [(&str, &[&str]); 8] = [
             "expman-storage",
         ],
     ),
+    (
+        "expman-bench",
+        &["expman-actors", "expman-model", "expman-storage"],
+    ),
     ("expman-house", &[]),
 ];
 
-/// Crates that are nothing but tests: they may know whatever they look at.
-const ONLY_TESTS: [&str; 2] = ["expman-fuzzing", "expman-house"];
+/// Crates that are nothing but tests and measures: they may know whatever they look at.
+const ONLY_TESTS: [&str; 3] = ["expman-bench", "expman-fuzzing", "expman-house"];
 
 /// Foreign crates that only one crate of the house may know.
 const KNOWN_BY_ONE: [(&str, &str); 4] = [
