@@ -45,7 +45,7 @@ def found(results: Results, name: str, key: str) -> dict[int, float]:
 def cell(figure: Figure, values: dict[int, float]) -> str:
     """The median, and in brackets between what the others lie."""
     if not values:
-        return "–"
+        return "-"
     every = values.values()
     middle, low, high = (
         figure.form.format(x) for x in (statistics.median(every), min(every), max(every))
@@ -62,7 +62,7 @@ def table(results: Results, figures: list[Figure]) -> str:
     for name in names(results):
         cells = [cell(f, found(results, name, f.key)) for f in figures]
         failed = [r["failed"] for r in results if r["contender"] == name and "failed" in r]
-        if failed and set(cells) == {"–"}:
+        if failed and set(cells) == {"-"}:
             cells = [f"not measured: {failed[0]}"] + [""] * (len(figures) - 1)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -100,7 +100,7 @@ def ratios(results: Results, figures: list[Figure]) -> str:
             shares = ratio(results, figure, rival) if rival else []
             if shares:
                 spread = f" ({min(shares):.2f} to {max(shares):.2f})" if len(shares) > 1 else ""
-                parts.append(f"**{statistics.median(shares):.2f}** × {said}, {rival}{spread}")
+                parts.append(f"**{statistics.median(shares):.2f}** times {said}, {rival}{spread}")
         if parts:
             way = "more" if figure.more else "less"
             lines.append(f"- {figure.heading} ({way} is better): {'; '.join(parts)}")

@@ -6,12 +6,14 @@ import inspect
 import re
 import statistics
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import data
 import figures
 import machine
+import svg
 from bench import Bench
 from figures import Figure, Results
 from workloads import barrier, place
@@ -20,20 +22,20 @@ from workloads import idle as _idle
 
 HEAD = """# Benchmarks
 
-Written by `just bench`, which installs everybody, measures everything below again on your machine, and
-took {minutes:.0f} minutes here. `just bench quick` is a developer's minute.
+Written by `just bench`, which installs everybody, measures everything below again on your machine,
+and took {minutes:.0f} minutes here; `just bench quick` is a developer's minute.
 
 - {machine}
 - {versions}
-- medians of {rounds} interleaved rounds, in which everybody has a turn, in turning order; in brackets
-  the smallest and the largest. Who stores fewer than 10,000 rows a second has fewer rows, and one round
-  only where that takes long. The values are those of `random.Random({seed})`.
+- {rounds} interleaved rounds, in which everybody has a turn, in turning order;
+  medians, and in brackets the smallest and the largest
+- who stores fewer than 10,000 rows a second is given fewer, and one round where that takes long
+- the values are those of `random.Random({seed})`
 - {aside}
 
-Elsewhere: [the cost against ranks, history, names and runs](benchmarks-scale.md) (`just bench scale`),
+Elsewhere: [against ranks, history, names and runs](benchmarks-scale.md) (`just bench scale`),
 [the page beside TensorBoard and trackio](benchmarks-view.md) (`just bench view`),
-[captured text](benchmarks-text.md) (`just bench text`), what a kill costs in
-[what you can rely on](guarantees.md).
+[captured text](benchmarks-text.md) (`just bench text`).
 """
 
 
@@ -52,7 +54,7 @@ class Section:
         every: list[Figure] = self.module.FIGURES
         return [f for f in every if any(r.get(f.key) is not None for r in self.results)]
 
-    def text(self, bench: Bench) -> str:
+    def text(self, bench: Bench, images: Path | None) -> str:
         """The section as Markdown."""
         sizes = {**vars(bench.sizes), "wide": 1_000, **_constants()}
         sizes["secs"] = bench.sizes.idle_secs if self.name == "idle" else bench.sizes.paced_secs
@@ -65,11 +67,30 @@ class Section:
         parts = [
             f"## {self.module.TITLE}",
             said,
+            self._picture(images) if images else "",
             figures.table(labelled, self.columns),
             figures.ratios(self.results, self.columns),
             f"It took {self.secs:.0f} s.",
         ]
         return "\n\n".join(part for part in parts if part)
+
+    def _picture(self, images: Path) -> str:
+        """Draws the figure that says most, where the module names one; the line that shows it."""
+        key = getattr(self.module, "PICTURE", None)
+        figure = next((f for f in self.columns if f.key == key), None)
+        if figure is None:
+            return ""
+        kinds = {r["contender"]: r["kind"] for r in self.results}
+        values = [
+            (name, statistics.median(known.values()), kinds[name])
+            for name in figures.names(self.results)
+            if (known := figures.found(self.results, name, figure.key))
+        ]
+        values.sort(key=lambda each: each[1], reverse=figure.more)
+        title = f"{self.module.TITLE}: {figure.heading}"
+        images.mkdir(parents=True, exist_ok=True)
+        (images / f"bench-{self.name}.svg").write_text(svg.bars(title, values))
+        return f"![{title}](images/bench-{self.name}.svg)"
 
 
 def _constants() -> dict[str, Any]:
@@ -101,7 +122,7 @@ def aims(sections: list[Section]) -> str:
                 aim = f"{sign} {figure.form.format(figure.aim)}"
                 met = middle >= figure.aim if figure.more else middle <= figure.aim
             else:
-                aim = f"≤ {figure.times:g} × floor"
+                aim = f"≤ {figure.times:g} times the floor"
                 floor = figures.best(section.results, figure, "floor")
                 shares = figures.ratio(section.results, figure, floor) if floor else []
                 met = bool(shares) and statistics.median(shares) <= (figure.times or 0)
@@ -134,7 +155,13 @@ def contenders(bench: Bench) -> str:
 
 
 def markdown(
-    bench: Bench, sections: list[Section], rounds: int, secs: float, began: float, load: float
+    bench: Bench,
+    sections: list[Section],
+    rounds: int,
+    secs: float,
+    began: float,
+    load: float,
+    images: Path | None,
 ) -> str:
     """All of it."""
     known = []
@@ -158,5 +185,6 @@ def markdown(
         seed=data.SEED,
         aside="; ".join(aside) or "everybody could be installed and measured",
     )
-    parts = [head.strip(), aims(sections), *(s.text(bench) for s in sections), contenders(bench)]
+    tables = [section.text(bench, images) for section in sections]
+    parts = [head.strip(), aims(sections), *tables, contenders(bench)]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -2,7 +2,7 @@
 
     python bench/run.py VENVS [quick] [--only WORKLOAD,…] [--peers NAME,…] [--rounds N] [--all]
                         [--exp FILE] [--output FILE]
-    python bench/run.py --environments
+    python bench/run.py VENVS … --environments
 
 Rounds are interleaved: everybody has a turn in each, in turning order, so that a machine which
 gets slower or faster meanwhile is so for all of them. Names may be shortened.
@@ -26,9 +26,6 @@ import tree
 import workloads
 from bench import Bench
 from report import Section
-
-ENVIRONMENTS = {"readers": ("pyarrow", "pandas", "polars", "duckdb")}
-"""Beside those of the contenders."""
 
 
 def turned(names: list[str], turn: int) -> list[str]:
@@ -67,7 +64,7 @@ def measured(bench: Bench, section: Section, name: str, turn: int) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("venvs", type=Path, nargs="?", help="folder of virtual environments")
+    parser.add_argument("venvs", type=Path, help="folder of virtual environments")
     parser.add_argument("mode", nargs="?", choices=["full", "quick"], default="full")
     parser.add_argument("--only", metavar="WORKLOAD,…", help=", ".join(workloads.WORKLOADS))
     parser.add_argument("--peers", metavar="NAME,…", help=", ".join(contenders.CONTENDERS))
@@ -75,19 +72,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="growth up to 10^8 points: an hour")
     parser.add_argument("--exp", type=Path, help="expman-rs's program, built from its crate")
     parser.add_argument("--output", type=Path, help="Markdown to write; stdout when left out")
+    parser.add_argument("--images", type=Path, help="folder for pictures")
     parser.add_argument("--environments", action="store_true", help="tell what is installed where")
     args = parser.parse_args()
     args.rounds = args.rounds or (1 if args.mode == "quick" else 3)
     return args
 
 
-def environments() -> dict[str, tuple[str, ...]]:
-    """What is installed where, but for our own wheel."""
+def environments(peers: list[str], sections: list[Section]) -> dict[str, tuple[str, ...]]:
+    """What is installed where for these, but for our own wheel."""
     found: dict[str, tuple[str, ...]] = {}
-    for each in contenders.CONTENDERS.values():
+    for name in peers:
+        each = contenders.CONTENDERS[name]
         if each.requirements:
             found.setdefault(each.environment, each.requirements)
-    return {**found, **ENVIRONMENTS}
+    for section in sections:
+        found.update(getattr(section.module, "ENVIRONMENTS", {}))
+    return found
 
 
 def sections_of(args: argparse.Namespace) -> list[Section]:
@@ -99,18 +100,18 @@ def sections_of(args: argparse.Namespace) -> list[Section]:
 
 def main() -> int:
     args = arguments()
-    if args.environments:
-        for name, wanted in environments().items():
-            sys.stdout.write(f"{name} {' '.join(wanted)}\n")
-        return 0
     quick = args.mode == "quick"
     every = list(contenders.CONTENDERS)
     peers = chosen(args.peers, every, list(contenders.QUICK) if quick else every)
-    needed = {"expman-mesh", "empty call"}
-    wanted = [name for name in every if name in peers or name in needed]
+    wanted = [name for name in every if name in peers or name in contenders.NEEDED]
+    sections = sections_of(args)
+    if args.environments:
+        for name, packages in environments(wanted, sections).items():
+            sys.stdout.write(f"{name} {' '.join(packages)}\n")
+        return 0
     sizes = bench_module.QUICK if quick else bench_module.EVERYTHING if args.all else None
     tree.adopt_orphans()
-    loads, began, sections = [os.getloadavg()[0]], time.time(), sections_of(args)
+    loads, began = [os.getloadavg()[0]], time.time()
     with tempfile.TemporaryDirectory(dir=args.venvs.parent, prefix="runs-") as scratch:
         bench = Bench(
             args.venvs.resolve(), Path(scratch).resolve(), sizes or bench_module.Sizes(), wanted
@@ -125,7 +126,7 @@ def main() -> int:
                 section.secs += time.monotonic() - since
                 loads.append(os.getloadavg()[0])
         secs = time.time() - began
-        text = report.markdown(bench, sections, args.rounds, secs, began, max(loads))
+        text = report.markdown(bench, sections, args.rounds, secs, began, max(loads), args.images)
     if args.output:
         args.output.write_text(text)
         bench.say(f"written: {args.output}")

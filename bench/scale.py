@@ -75,7 +75,7 @@ def section(module: ModuleType, found: dict[int, dict[str, Any]], images: Path |
         if "failed" in values:
             cells = [f"failed: {values['failed']}"] + [""] * (len(figures) - 1)
         else:
-            cells = [f.form.format(values[f.key]) if f.key in values else "–" for f in figures]
+            cells = [f.form.format(values[f.key]) if f.key in values else "-" for f in figures]
         lines.append(f"| {x:,} | " + " | ".join(cells) + " |")
     slopes = [told for f in figures if (told := slope(module, f, found))]
     parts = [f"## {module.TITLE}", text, "\n".join(lines)]

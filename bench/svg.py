@@ -1,4 +1,4 @@
-"""Curves on logarithmic axes, as SVG that reads on a light and on a dark page."""
+"""Curves and bars on logarithmic axes, as SVG that reads on a light and on a dark page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from html import escape
 WIDTH, HEIGHT = 560, 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 76
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
+
+BAR_LEFT, BAR_RIGHT = 130, 76
+BAR_COLOURS = {"ours": "#2563eb", "tracker": "#94a3b8", "": "#cbd5e1"}
 
 Curve = tuple[str, list[tuple[float, float]]]
 
@@ -42,10 +45,7 @@ def picture(title: str, x_label: str, y_label: str, curves: list[Curve]) -> str:
     x = Axis([x for _, points in curves for x, _ in points], LEFT, WIDTH - RIGHT)
     y = Axis([y for _, points in curves for _, y in points], HEIGHT - BOTTOM, TOP)
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        'font-family="system-ui, sans-serif" font-size="11" fill="#334155">',
-        '<rect width="100%" height="100%" rx="6" fill="#f8fafc"/>',
-        _text(LEFT, 22, title, 'font-size="14" font-weight="600"'),
+        *_head(HEIGHT, title),
         _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - BOTTOM + 32, x_label, 'text-anchor="middle"'),
         _text(WIDTH - RIGHT, 22, y_label, 'text-anchor="end"'),
     ]
@@ -65,6 +65,33 @@ def picture(title: str, x_label: str, y_label: str, curves: list[Curve]) -> str:
         lines.append(_text(legend + 9, HEIGHT - 14, name, ""))
         legend += 26 + 6 * len(name)
     return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def bars(title: str, values: list[tuple[str, float, str]]) -> str:
+    """A bar for each name, its value written behind it; the kind gives its colour."""
+    values = [each for each in values if each[1] > 0]
+    height = TOP + 20 * len(values) + 12
+    powers = [math.log10(value) for _, value, _ in values]
+    least = min(powers) - 0.3
+    scale = (WIDTH - BAR_LEFT - BAR_RIGHT) / max(max(powers) - least, 0.1)
+    lines = _head(height, f"{title} (logarithmic)")
+    for at, ((name, value, kind), power) in enumerate(zip(values, powers)):
+        y, long = TOP + 20 * at, (power - least) * scale
+        lines.append(_text(BAR_LEFT - 8, y + 12, name, 'text-anchor="end"'))
+        size = f'x="{BAR_LEFT}" y="{y}" width="{long:.1f}" height="14" rx="2"'
+        lines.append(f'<rect {size} fill="{BAR_COLOURS.get(kind, BAR_COLOURS[""])}"/>')
+        told = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        lines.append(_text(BAR_LEFT + long + 6, y + 12, told, ""))
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _head(height: int, title: str) -> list[str]:
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        'font-family="system-ui, sans-serif" font-size="11" fill="#334155">',
+        '<rect width="100%" height="100%" rx="6" fill="#f8fafc"/>',
+        _text(16, 22, title, 'font-size="14" font-weight="600"'),
+    ]
 
 
 def _line(x1: float, y1: float, x2: float, y2: float) -> str:

@@ -29,3 +29,6 @@ CONTENDERS: dict[str, type[Contender]] = {
 
 QUICK = ("expman-mesh", "expman-rs 1.3.0", "pyarrow loop", "sqlite3", "empty call")
 """Those of a developer's minute."""
+
+NEEDED = ("expman-mesh", "empty call")
+"""Those that always take part."""

@@ -82,6 +82,7 @@ class Standard(Contender):
 
     kind = "plain"
     environment = "pyarrow"
+    requirements = ("pyarrow",)
     flushes = True
 
 

@@ -52,7 +52,7 @@ class Trackio(Contender):
 class Wandb(Contender):
     """Offline; statistics, metadata, console, code and git off."""
 
-    name = "wandb, offline"
+    name = "wandb (offline)"
     environment = "wandb"
     requirements = ("wandb==0.31.0",)
     package = "wandb"
@@ -174,7 +174,7 @@ class Aim(Contender):
         for path in sorted(self.folder.glob("hash-*")):
             self._open(path.read_text())
             for metric in self.run.metrics():
-                steps, values = metric.values.sparse_list()
+                steps, (values, *_) = metric.data.items_list()
                 ordered = [value for _, value in sorted(zip(steps, values))]
                 found.setdefault(metric.name, []).extend(ordered)
         return found

@@ -19,10 +19,10 @@ TITLE = "History"
 X = "points in the run"
 
 TEXT = """
-A run of five metrics that holds so many points: how long {rows:,} more rows take until a flush says that
-they are durable (the median of 3), the owner's memory then, and its greatest meanwhile; closing, and
-opening the closed run again; the files' size; and how long `expman serve` takes from the question to
-the answer for the chart of one metric, right after it started.
+A run of five metrics that holds so many points: how long {rows:,} more rows take until a flush says
+that they are durable (the median of 3), the owner's memory then, and its greatest meanwhile;
+closing, and opening the closed run again; the files' size; and how long `expman serve` takes from
+the question to the answer for the chart of one metric, right after it started.
 """
 
 VALUES = [1_000, 10_000, 100_000, 1_000_000, 10_000_000]

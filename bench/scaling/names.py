@@ -18,9 +18,9 @@ TITLE = "Names"
 X = "different names"
 
 TEXT = """
-{points:,} points, one a call, of so many names in turn, until a flush says that all are durable: points a
-second, the owner's CPU, its memory then, closing, the size of the files, and the first answer of
-`expman serve` about the run (its page asks for it to know the names).
+{points:,} points, one a call, of so many names in turn, until a flush says that all are durable:
+points a second, the owner's CPU, its memory then, closing, the size of the files, and the first
+answer of `expman serve` about the run (its page asks for it to know the names).
 """
 
 VALUES = [1, 10, 100, 1_000, 10_000, 100_000]

@@ -20,12 +20,12 @@ TITLE = "Ranks"
 X = "ranks"
 
 TEXT = """
-So many writers in one run with one owner. Simulated: at most {processes} processes, each with its part of
-the writers, every one with a queue, a link and numbers of its own; they share their process's threads
-and its interpreter's lock. All together log {rows:,} rows of five floats, each rank its part, until a
-flush says that all of it is durable. "Join" is the time until all are there, "close" until all have
-left and the run is closed. The owner's CPU is per row, its memory after the flush. Idle is the CPU of all
-processes over {idle:.0f} s in which nothing is logged.
+So many writers in one run with one owner. Simulated: at most {processes} processes, each with its
+part of the writers, every one with a queue, a link and numbers of its own; they share their
+process's threads and its interpreter's lock. All together log {rows:,} rows of five floats, each
+rank its part, until a flush says that all of it is durable. "Join" is the time until all are there,
+"close" until all have left and the run is closed. The owner's CPU is per row, its memory after the
+flush. Idle is the CPU of all processes over {idle:.0f} s in which nothing is logged.
 """
 
 VALUES = [1, 4, 16, 64, 256, 1_000]

@@ -26,9 +26,9 @@ TITLE = "Barrier"
 
 TEXT = """
 `flush().wait()` of a run with 4 and with 64 ranks, each a process: idle (the caller logs one row in
-front of each flush) and under load (each rank logs {load4:,} rows/s with 4, {load64:,} with 64). In turn
-with them, in the same process and folder, the floor: an append of 64 bytes with `fdatasync`, and one
-round trip over a Unix socket to another process. Others have no such call.
+front of each flush) and under load (each rank logs {load4:,} rows/s with 4, {load64:,} with 64). In
+turn with them, in the same process and folder, the floor: an append of 64 bytes with `fdatasync`,
+and one round trip over a Unix socket to another process. Others have no such call.
 """
 
 CASES = ("idle", "load")

@@ -21,9 +21,11 @@ TEXT = """
 `log_metrics` of five floats and a step in a tight loop of {calls:,} calls (n) after 2,000 warm ones
 and a pause; a slow logger gets fewer. The dict is made outside of what is timed; the empty call
 shows what the clock and the loop cost, which is in every figure of wall time. The caller's CPU is
-that of its thread over n calls without a clock around each, the loop subtracted.
-All with their defaults: what does not fit is left out (ours counts it: dropped rows a run).
+that of its thread over n calls without a clock around each, the loop subtracted. All with their
+defaults: what does not fit is left out (ours counts it: dropped rows a run).
 """
+
+PICTURE = "p50_ns"
 
 FIGURES = [
     Figure("n", "calls", compared=False),

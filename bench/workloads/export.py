@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 TITLE = "Export"
 
 TEXT = """
-`expman export` of a closed run of five metrics, one row a call, to CSV and to Parquet: points a second
-from the start of the command to its end, and the most memory it had. Beside it `exp export` of
-expman-rs, of its own run of as many points, where its program runs (it is built from its crate: the
-one in its wheel needs a newer glibc than Debian 12 has).
+`expman export` of a closed run of five metrics, one row a call, to CSV and to Parquet: points a
+second from the start of the command to its end, and the most memory it had. Beside it `exp export`
+of expman-rs, of its own run of as many points, where its program runs (it is built from its crate:
+the one in its wheel needs a newer glibc than Debian 12 has).
 """
 
 LENGTHS = (1_000_000, 10_000_000)

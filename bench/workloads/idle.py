@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 TITLE = "Idle"
 
 TEXT = """
-A run that is open and got 100 rows {settle:.0f} s ago: the CPU time of all its processes over {secs:.0f} s in
-which nothing is logged, as a part of one core. The calling thread waits for a line of input.
+A run that is open and got 100 rows {settle:.0f} s ago: the CPU time of all its processes over
+{secs:.0f} s in which nothing is logged, as a part of one core. The calling thread waits for a line
+of input.
 """
 
 FIGURES = [

@@ -19,8 +19,8 @@ TITLE = "Many names"
 TEXT = """
 First {wide:,} names in each of {calls} calls (n; fewer for slow loggers); then {names:,} different
 names in a run, a thousand a call, each logged twice. Points a second until closed, and the largest
-sum of resident memory less that at the first call. Every point must be there afterwards. Tables with
-a column for each name can't hold the second.
+sum of resident memory less that at the first call. Every point must be there afterwards. Tables
+with a column for each name can't hold the second.
 """
 
 WIDE = 1_000

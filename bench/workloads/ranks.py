@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 TITLE = "Many ranks"
 
 TEXT = """
-1, 2, 4 and 8 processes log at once, {rows:,} rows of five floats each (n; fewer for slow loggers), as
-fast as they are taken: rows a second together, from the common start to the last `close`. With 8 also
-the longest call of all, the worst of the rounds is in brackets; and the share of the slowest rank, its own speed as a part of the
-fastest one's. Every value must be there afterwards. Who can't log into one run from several
-processes makes a run or a file for each.
+1, 2, 4 and 8 processes log at once, {rows:,} rows of five floats each (n; fewer for slow loggers),
+as fast as they are taken: rows a second together, from the common start to the last `close`. With 8
+also the longest call of all, the worst of the rounds is in brackets; and the share of the slowest
+rank, its own speed as a part of the fastest one's. Every value must be there afterwards. Who can't
+log into one run from several processes makes a run or a file for each.
 """
 
 COUNTS = (1, 2, 4, 8)
+
+PICTURE = "rate_8"
 
 FIGURES = [
     Figure("n each", "rows", compared=False),

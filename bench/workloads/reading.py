@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 TITLE = "Reading"
 
 TEXT = """
-One metric of a closed run that has no other, one row a step. `expman serve` answers what its page asks
-for a chart, the whole run in the buckets of its sums: first right after it started, then again. The
-others read the steps and values of all points from `metrics.parquet`, by the metric's name; each in a
-fresh process after its import, the median of 3. expman-rs reads its own file.
+One metric of a closed run that has no other, one row a step. `expman serve` answers what its page
+asks for a chart, the whole run in the buckets of its sums: first right after it started, then
+again. The others read the steps and values of all points from `metrics.parquet`, by the metric's
+name; each in a fresh process after its import, the median of 3. expman-rs reads its own file.
 """
+
+ENVIRONMENTS = {"readers": ("pyarrow", "pandas", "polars", "duckdb")}
 
 LENGTHS = (1_000_000, 10_000_000)
 

@@ -18,10 +18,12 @@ TITLE = "Start"
 
 TEXT = """
 A fresh process that imports the logger, opens a run and closes it with nothing in it; the medians
-of {starts} (2 for slow ones) in each round. Our `init` starts the run's owner, a process of its own. The whole
-process is from its start to its end, less that of one that does nothing (`empty call`, in full).
-Files of the library are in the page cache.
+of {starts} (2 for slow ones) in each round. Our `init` starts the run's owner, a process of its
+own. The whole process is from its start to its end, less that of one that does nothing (`empty
+call`, in full). Files of the library are in the page cache.
 """
+
+PICTURE = "total_ms"
 
 FIGURES = [
     Figure("import ms", "import_ms", "{:.1f}", aim=5),

@@ -22,9 +22,11 @@ TEXT = """
 `close`; the time runs from the first call to the return of `close`, ours with `on_full="block"`.
 CPU is that of all processes over the same time and to their end. Memory is the largest sum of the
 resident memory of all processes, less that at the first call; pages that two of them share count
-twice. Bytes are those of all files of the run. Each store is then read in a fresh process, and every
-value compared with what was logged; a run that lost or changed one is named as failed.
+twice. Bytes are those of all files of the run. Each store is then read in a fresh process, and
+every value compared with what was logged; a run that lost or changed one is named as failed.
 """
+
+PICTURE = "rows_per_sec"
 
 FIGURES = [
     Figure("n", "rows", compared=False),
