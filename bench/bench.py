@@ -160,7 +160,7 @@ class Bench:
             folder.mkdir()
             self.say(f"   {name} writes a run of {points:,} points")
             rows = points // keys
-            options = {"rows": rows, "keys": keys, "wait": True}
+            options = {"rows": rows, "width": keys, "wait": True}
             with self.worker(name, folder, "fill", FILL_TIMEOUT_SECS, **options) as worker:
                 if worker.done()["dropped"]:
                     raise tree.Failed(f"{name} left out some of {points:,} points")

@@ -17,6 +17,7 @@ class Figure(NamedTuple):
         compared: whether ours is set beside the others'.
         aim: what ours should come to, at least or at most.
         times: how many times the floor ours should take at most.
+        alike: what must be the same where ours is compared, because the figure grows with it.
     """
 
     heading: str
@@ -26,6 +27,7 @@ class Figure(NamedTuple):
     compared: bool = True
     aim: float | None = None
     times: float | None = None
+    alike: str | None = None
 
 
 def names(results: Results) -> list[str]:
@@ -70,13 +72,19 @@ def table(results: Results, figures: list[Figure]) -> str:
 
 def best(results: Results, figure: Figure, kind: str) -> str | None:
     """Who of a kind is best by its median."""
+    given = {r.get(figure.alike) for r in results if r["kind"] == "ours"}
     medians = {
         name: statistics.median(values.values())
         for name in names([r for r in results if r["kind"] == kind])
+        if figure.alike is None or _given(results, name, figure.alike) <= given
         if (values := found(results, name, figure.key))
     }
     pick = max if figure.more else min
     return pick(medians, key=lambda name: medians[name]) if medians else None
+
+
+def _given(results: Results, name: str, key: str) -> set[float | None]:
+    return {r.get(key) for r in results if r["contender"] == name}
 
 
 def ratio(results: Results, figure: Figure, rival: str) -> list[float]:

@@ -17,10 +17,13 @@ from data import KEYS
 Log = Callable[[Mapping[str, float], int], Any]
 Series = dict[str, list[float]]
 
-QUIET_SECS = 0.6
+QUIET_SECS = 1.0
 """A process that used no CPU for so long has stored what it was given."""
 
-QUIET_CPU_SECS = 0.002
+QUIET_CPU_SECS = 0.001
+"""Less than so much between two looks is none."""
+
+LOOK_SECS = 0.02
 
 
 class Contender(abc.ABC):
@@ -37,6 +40,7 @@ class Contender(abc.ABC):
         together: what several processes make: `one run`, `a run each`, `a file each`; None
             when they can't.
         wide: a table with a column for each name, known at the start.
+        names_max: different names that it stores in a bearable time.
         shrinks: values are stored with less than 64 bits.
         flushes: there is a call after which what was logged is stored.
     """
@@ -49,6 +53,7 @@ class Contender(abc.ABC):
     rate: float = 100_000
     together: str | None = None
     wide = False
+    names_max = 1_000_000
     shrinks = False
     flushes = False
 
@@ -95,14 +100,15 @@ class Contender(abc.ABC):
     def stored(self) -> float:
         """Waits until all that was logged is stored; when that was, by `perf_counter`.
 
-        Where there is no call for it: since when the process uses no CPU.
+        Where there is no call for it: since when its threads use no CPU.
         """
-        last, used = time.perf_counter(), time.process_time()
+        last, used = time.perf_counter(), others_cpu_secs()
         while time.perf_counter() - last < QUIET_SECS:
-            time.sleep(0.01)
-            now = time.process_time()
+            time.sleep(LOOK_SECS)
+            now = others_cpu_secs()
             if now - used > QUIET_CPU_SECS:
-                last, used = time.perf_counter(), now
+                last = time.perf_counter()
+            used = now
         return last
 
     def dropped(self) -> int:
@@ -112,6 +118,11 @@ class Contender(abc.ABC):
     def read(self) -> Series:
         """The values of each metric in the order of their steps, read in a fresh process."""
         raise NotImplementedError
+
+
+def others_cpu_secs() -> float:
+    """What all threads but this one have used."""
+    return time.process_time() - time.thread_time()
 
 
 def by_key(points: Iterable[tuple[str, int, float]]) -> Series:

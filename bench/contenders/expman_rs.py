@@ -18,6 +18,7 @@ class ExpmanRs(Contender):
     requirements = ("pyarrow", "expman-rs==1.3.0")
     package = "expman-rs"
     rate = 60_000
+    names_max = 20_000  # its time grows with the square: 100,000 take minutes and 3.5 GB
     together = "a run each"
 
     def load(self) -> None:
@@ -62,6 +63,7 @@ class ExpmanRs05(ExpmanRs):
     environment = "expman-rs-0.5"
     requirements = ("pyarrow", "expman-rs==0.5.3")
     rate = 2_500
+    names_max = 10_000
 
     def options(self) -> dict[str, Any]:
         return {}

@@ -17,8 +17,8 @@ TITLE = "Export"
 TEXT = """
 `expman export` of a closed run of five metrics, one row a call, to CSV and to Parquet: points a
 second from the start of the command to its end, and the most memory it had. Beside it `exp export`
-of expman-rs, of its own run of as many points, where its program runs (it is built from its crate:
-the one in its wheel needs a newer glibc than Debian 12 has).
+of expman-rs (to CSV; its own file is Parquet), of its own run of as many points, where its program
+runs (it is built from its crate: the one in its wheel needs a newer glibc than Debian 12 has).
 """
 
 LENGTHS = (1_000_000, 10_000_000)
@@ -56,7 +56,7 @@ def run(bench: Bench, name: str, turn: int) -> dict[str, Any]:
         if length > (bench.sizes.points if ours else LENGTHS[0]):
             continue
         base = bench.long_run(name, length, KEYS)
-        for form in FORMATS:
+        for form in FORMATS if ours else FORMATS[:1]:
             with bench.folder(name) as folder:
                 target = folder / f"out.{form}"
                 command = exported(bench, name, base / "bench" / "run", target, form)

@@ -18,8 +18,8 @@ TITLE = "Growth"
 
 TEXT = """
 How long it takes until a chunk of rows of five floats is stored when the run holds so many points
-already: logged, and `flush().wait()` or the like. Who has no such call is stored when its process
-uses no CPU any more. Chunks have 20,000 rows, 5,000 for slow loggers. The last column is the
+already: logged, and `flush().wait()` or the like. Who has no such call is stored when its threads
+use no CPU any more. Chunks have 20,000 rows, 5,000 for slow loggers. The last column is the
 greatest of the row's figures as a multiple of the first. [Scale](benchmarks-scale.md) goes further.
 """
 

@@ -56,8 +56,8 @@ def run(bench: Bench, name: str, turn: int) -> dict[str, Any] | None:
         "installed_mb": sum(f.stat().st_size for f in files) / 1e6,
         "packages": sum(p.name.endswith(".dist-info") for p in parts),
     }
-    package = (bench.contenders[name].package or name).split("-")[0]
-    libraries = [f for f in files if own or package in f.parts or package in str(f.parent)]
+    package = bench.contenders[name].package or name
+    libraries = [f for f in files if own or f.relative_to(site).parts[0] == package]
     if own is not None and bench.contenders[name].kind != "ours":
         libraries += [f for f in (environment / "bin").glob("exp*") if f.is_file()]
     needs = [minor for f in libraries if (minor := glibc(f)) is not None]
