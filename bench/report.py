@@ -61,7 +61,7 @@ class Section:
         sizes["settle"] = _idle.SETTLE_SECS if self.name == "idle" else place.SETTLE_SECS
         if self.name == "ranks":
             sizes["rows"] = bench.sizes.rank_rows
-        said = " ".join(self.module.TEXT.format(**sizes, calls_=0).split())
+        said = " ".join(self.module.TEXT.format(**sizes).split())
         said = re.sub(r"(?<=[.]) (?=[A-Z`])", "\n", said)
         labelled = [{**r, "contender": r.get("label", r["contender"])} for r in self.results]
         parts = [

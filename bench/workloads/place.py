@@ -116,6 +116,8 @@ def measure(contender: Contender, driver: Driver, hz: int, secs: float) -> dict[
     time.sleep(SETTLE_SECS)
     stop("paced", 0)
     rows = paced(log, numbers, hz, secs)
+    if contender.flushes:
+        contender.stored()  # what is gathered in lists would never be paid for otherwise
     time.sleep(SETTLE_SECS)
     stop("done", rows)
     contender.close()

@@ -19,8 +19,8 @@ TITLE = "Start"
 TEXT = """
 A fresh process that imports the logger, opens a run and closes it with nothing in it; the medians
 of {starts} (2 for slow ones) in each round. Our `init` starts the run's owner, a process of its
-own. The whole process is from its start to its end, less that of one that does nothing (`empty
-call`, in full). Files of the library are in the page cache.
+own. The whole process is from its start to its end, less that of the same one without a logger.
+Files of the library are in the page cache.
 """
 
 PICTURE = "total_ms"
@@ -34,21 +34,33 @@ FIGURES = [
     Figure("resident MB", "rss_mb", "{:.1f}"),
 ]
 
+FLOOR = "python -c pass"
+
 
 def names(bench: Bench) -> list[str]:
     return bench.names("ours", "tracker", "floor")
 
 
 def run(bench: Bench, name: str, turn: int) -> dict[str, Any]:
+    if bench.contenders[name].kind == "floor":
+        return {"contender": FLOOR, "whole_ms": bare(bench, name)}
     times = bench.sizes.starts if bench.contenders[name].rate > 20_000 else 2
     done = [once(bench, name) for _ in range(times)]
     middle = {key: statistics.median(each[key] for each in done) for key in done[0]}
-    if bench.contenders[name].kind == "floor":
-        return {"whole_ms": middle["whole_ms"]}
     empty = [once(bench, "empty call") for _ in range(2)]
     middle["whole_ms"] -= min(each["whole_ms"] for each in empty)
     middle["cpu_ms"] -= min(each["cpu_ms"] for each in empty)
     return middle
+
+
+def bare(bench: Bench, name: str) -> float:
+    """The interpreter alone."""
+    took = []
+    for _ in range(bench.sizes.starts):
+        began = time.perf_counter()
+        tree.run([str(bench.environment(name) / "bin" / "python"), "-c", "pass"], 60.0)
+        took.append(time.perf_counter() - began)
+    return statistics.median(took) * 1e3
 
 
 def once(bench: Bench, name: str) -> dict[str, float]:
