@@ -6,7 +6,7 @@ import math
 from html import escape
 
 WIDTH, HEIGHT = 560, 320
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 76
+LEFT, RIGHT, TOP, BOTTOM = 64, 28, 40, 76
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
 
 BAR_LEFT, BAR_RIGHT = 130, 76
@@ -35,7 +35,7 @@ def _short(power: int) -> str:
     """A power of ten as people write it."""
     if power < 0:
         return f"{10.0**power:.{-power}f}"
-    return f"{10**power:,}" if power < 5 else f"10^{power}"
+    return f"{10**power:,}" if power < 6 else f"10^{power}"
 
 
 def picture(title: str, x_label: str, y_label: str, curves: list[Curve]) -> str:

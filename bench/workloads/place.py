@@ -21,11 +21,11 @@ TITLE = "Whole cost at a thousand rows a second"
 
 TEXT = """
 CPU time per row, µs, of a program that logs one row (five floats and a step) each millisecond for
-{secs:.0f} s, and in the {settle:.1f} s behind that; before `close`. From the calling thread the
-cost of the same loop with an empty call is subtracted. Other threads of the process are split into
-those of Python, which hold the interpreter's lock while they run, and the rest; other processes are
-all that it started, our owner among them. Taken from the kernel's clocks, in ns. Loggers that can't
-take a thousand rows a second get a hundred.
+{secs:.0f} s, then flushes where that can be, and waits {settle:.1f} s; before `close`. From the
+calling thread the cost of the same loop with an empty call is subtracted. Other threads of the
+process are split into those of Python, which hold the interpreter's lock while they run, and the
+rest; other processes are all that it started, our owner among them. Taken from the kernel's clocks,
+in ns. Loggers that can't take a thousand rows a second get a hundred.
 """
 
 PICTURE = "total_us"
