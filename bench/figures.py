@@ -94,6 +94,10 @@ def ratio(results: Results, figure: Figure, rival: str) -> list[float]:
     return [mine[turn] / theirs[turn] for turn in mine if theirs.get(turn)]
 
 
+def _short(share: float) -> str:
+    return f"{share:.2f}" if share >= 0.1 else f"{share:.2g}"
+
+
 def ratios(results: Results, figures: list[Figure]) -> str:
     """Ours to the best of each kind, round by round, then the median."""
     if len(names([r for r in results if r["kind"] == "ours"])) != 1:
@@ -107,8 +111,11 @@ def ratios(results: Results, figures: list[Figure]) -> str:
             rival = best(results, figure, kind)
             shares = ratio(results, figure, rival) if rival else []
             if shares:
-                spread = f" ({min(shares):.2f} to {max(shares):.2f})" if len(shares) > 1 else ""
-                parts.append(f"**{statistics.median(shares):.2f}** times {said}, {rival}{spread}")
+                middle, low, high = map(
+                    _short, (statistics.median(shares), min(shares), max(shares))
+                )
+                spread = f" ({low} to {high})" if len(shares) > 1 else ""
+                parts.append(f"**{middle}** times {said}, {rival}{spread}")
         if parts:
             way = "more" if figure.more else "less"
             lines.append(f"- {figure.heading} ({way} is better): {'; '.join(parts)}")

@@ -36,7 +36,7 @@ FIGURES = [
         for n in LENGTHS
         for form in FORMATS
     ),
-    Figure("peak MB", "rss_mb"),
+    *(Figure(f"peak MB of {n:,}", f"rss_mb_{n}") for n in LENGTHS),
 ]
 
 TIMEOUT_SECS = 300.0
@@ -51,7 +51,7 @@ def names(bench: Bench) -> list[str]:
 
 def run(bench: Bench, name: str, turn: int) -> dict[str, Any]:
     ours = bench.contenders[name].kind == "ours"
-    done: dict[str, Any] = {"rss_mb": 0.0}
+    done: dict[str, Any] = {}
     for length in LENGTHS:
         if length > (bench.sizes.points if ours else LENGTHS[0]):
             continue
@@ -66,7 +66,8 @@ def run(bench: Bench, name: str, turn: int) -> dict[str, Any]:
                 if target.stat().st_size < length:
                     raise tree.Failed(f"{form}: {target.stat().st_size} bytes of {length} points")
             done[f"{form}_{length}"] = length / secs
-            done["rss_mb"] = max(done["rss_mb"], cost.peak_rss_bytes / 1e6)
+            peak = f"rss_mb_{length}"
+            done[peak] = max(done.get(peak, 0.0), cost.peak_rss_bytes / 1e6)
     return done
 
 

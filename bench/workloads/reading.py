@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tree
 from figures import Figure
 
 if TYPE_CHECKING:
@@ -19,8 +20,10 @@ TITLE = "Reading"
 TEXT = """
 One metric of a closed run that has no other, one row a step. `expman serve` answers what its page
 asks for a chart, the whole run in the buckets of its sums: first right after it started, then
-again. The others read the steps and values of all points from `metrics.parquet`, by the metric's
-name; each in a fresh process after its import, the median of 3. expman-rs reads its own file.
+again. That is less work than what the others do, so no ratio is told. They read the steps and
+values of all points from `metrics.parquet`, by the metric's name; each in a fresh process after its
+import, the median of 3. `expman export` is the whole command, which reads all of them and writes
+them to Parquet. expman-rs reads its own file.
 """
 
 ENVIRONMENTS = {"readers": ("pyarrow", "pandas", "polars", "duckdb")}
@@ -28,12 +31,13 @@ ENVIRONMENTS = {"readers": ("pyarrow", "pandas", "polars", "duckdb")}
 LENGTHS = (1_000_000, 10_000_000)
 
 FIGURES = [
-    *(Figure(f"{n:,} points, ms", f"ms_{n}", "{:,.1f}", aim=20) for n in LENGTHS),
+    *(Figure(f"{n:,} points, ms", f"ms_{n}", "{:,.1f}", compared=False, aim=20) for n in LENGTHS),
     Figure("peak MB", "rss_mb", compared=False),
 ]
 
 SERVER = "expman serve, chart, first"
 AGAIN = "expman serve, chart, again"
+WHOLE = "expman export, all points"
 
 FILTER = [("key", "==", "loss")]
 
@@ -88,12 +92,17 @@ def names(bench: Bench) -> list[str]:
 def run(bench: Bench, name: str, turn: int) -> list[dict[str, Any]]:
     lengths = [n for n in LENGTHS if n <= bench.sizes.points]
     if name == SERVER:
-        first, again = {}, {}
+        first, again, whole = {}, {}, {}
         for length in lengths:
             asked = bench.asked(bench.long_run("expman-mesh", length), "loss")
             first[f"ms_{length}"], again[f"ms_{length}"] = asked.first * 1e3, asked.again * 1e3
             first["rss_mb"] = asked.rss_bytes / 1e6
-        return [{**first, "kind": "ours"}, {**again, "contender": AGAIN, "kind": "also ours"}]
+            whole.update(exported(bench, length))
+        return [
+            {**first, "kind": "ours"},
+            {**again, "contender": AGAIN, "kind": "also ours"},
+            {**whole, "contender": WHOLE, "kind": "also ours"},
+        ]
     done: dict[str, Any] = {"kind": "tracker" if name in bench.contenders else "plain"}
     for length in lengths:
         if name in bench.contenders:
@@ -107,6 +116,17 @@ def run(bench: Bench, name: str, turn: int) -> list[dict[str, Any]]:
         told = bench.once(environment, "reading", reader=name, path=str(path), points=length)
         done[f"ms_{length}"], done["rss_mb"] = told["ms"], told["rss_mb"]
     return [done]
+
+
+def exported(bench: Bench, length: int) -> dict[str, float]:
+    """All points by our own program."""
+    run = bench.long_run("expman-mesh", length) / "bench" / "run"
+    with bench.folder("expman-mesh") as folder:
+        began = time.perf_counter()
+        command = [bench.expman, "export", str(run), "-o", str(folder / "out.parquet")]
+        cost = tree.run(command, 300.0)
+        secs = time.perf_counter() - began
+    return {f"ms_{length}": secs * 1e3, "rss_mb": cost.peak_rss_bytes / 1e6}
 
 
 def measure(
