@@ -59,7 +59,7 @@ fmt: (setup "demo,test")
     .venv/bin/ruff check --select I --fix .
     .venv/bin/ruff format .
 
-# The figures in docs/benchmarks.md, measured again
+# The figures in docs/benchmarks.md, measured again; or quick, scale, view, text; --only, --peers, --rounds
 [group('change')]
 bench *args: (setup "demo,test")
     @scripts/bench.sh {{ args }}

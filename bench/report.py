@@ -1,117 +1,190 @@
-"""What docs/benchmarks.md says: the tables, put into template.md."""
+"""What docs/benchmarks.md says: the aims first, then a table for each workload."""
 
 from __future__ import annotations
 
-import os
-import platform
+import inspect
+import re
 import statistics
-import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
-OURS, RIVAL = "expman-mesh", "expman-rs"
+import data
+import figures
+import machine
+import svg
+from bench import Bench
+from figures import Figure, Results
+from workloads import barrier, place
+from workloads import call as _call
+from workloads import idle as _idle
+
+HEAD = """# Benchmarks
+
+Written by `just bench`, which installs everybody, measures everything below again on your machine,
+and took {minutes:.0f} minutes here; `just bench quick` is a developer's minute.
+
+- {machine}
+- {versions}
+- {rounds} interleaved rounds, in which everybody has a turn, in turning order;
+  medians, and in brackets the smallest and the largest
+- who stores fewer than 10,000 rows a second is given fewer, and one round where that takes long
+- the values are those of `random.Random({seed})`
+- {aside}
+
+Elsewhere: [against ranks, history, names and runs](benchmarks-scale.md) (`just bench scale`),
+[the page beside TensorBoard and trackio](benchmarks-view.md) (`just bench view`),
+[captured text](benchmarks-text.md) (`just bench text`).
+"""
 
 
-class Figure(NamedTuple):
-    """A column: its heading, its key in a result, how it is written, and which way is better."""
+@dataclass
+class Section:
+    """What was measured in one workload."""
 
-    heading: str
-    key: str
-    form: str
-    more_is_better: bool = False
+    name: str
+    module: ModuleType
+    results: Results = field(default_factory=list)
+    secs: float = 0.0
+
+    @property
+    def columns(self) -> list[Figure]:
+        """Those that anybody has a figure for."""
+        every: list[Figure] = self.module.FIGURES
+        return [f for f in every if any(r.get(f.key) is not None for r in self.results)]
+
+    def text(self, bench: Bench, images: Path | None) -> str:
+        """The section as Markdown."""
+        sizes = {**vars(bench.sizes), "wide": 1_000, **_constants()}
+        sizes["secs"] = bench.sizes.idle_secs if self.name == "idle" else bench.sizes.paced_secs
+        sizes["settle"] = _idle.SETTLE_SECS if self.name == "idle" else place.SETTLE_SECS
+        if self.name == "ranks":
+            sizes["rows"] = bench.sizes.rank_rows
+        said = " ".join(self.module.TEXT.format(**sizes).split())
+        said = re.sub(r"(?<=[.]) (?=[A-Z`])", "\n", said)
+        labelled = [{**r, "contender": r.get("label", r["contender"])} for r in self.results]
+        parts = [
+            f"## {self.module.TITLE}",
+            said,
+            self._picture(images) if images else "",
+            figures.table(labelled, self.columns),
+            figures.ratios(self.results, self.columns),
+            f"It took {self.secs:.0f} s.",
+        ]
+        return "\n\n".join(part for part in parts if part)
+
+    def _picture(self, images: Path) -> str:
+        """Draws the figure that says most, where the module names one; the line that shows it."""
+        key = getattr(self.module, "PICTURE", None)
+        figure = next((f for f in self.columns if f.key == key), None)
+        if figure is None:
+            return ""
+        kinds = {r["contender"]: r["kind"] for r in self.results}
+        values = [
+            (name, statistics.median(known.values()), kinds[name])
+            for name in figures.names(self.results)
+            if (known := figures.found(self.results, name, figure.key))
+        ]
+        values.sort(key=lambda each: each[1], reverse=figure.more)
+        title = f"{self.module.TITLE}: {figure.heading}"
+        images.mkdir(parents=True, exist_ok=True)
+        (images / f"bench-{self.name}.svg").write_text(svg.bars(title, values))
+        return f"![{title}](images/bench-{self.name}.svg)"
 
 
-CALL = [
-    Figure("p50 ns", "p50_ns", "{:,.0f}"),
-    Figure("p99 ns", "p99_ns", "{:,.0f}"),
-    Figure("caller's CPU, ns", "caller_cpu_ns", "{:,.0f}"),
-]
-ROWS = [
-    Figure("rows/s", "rows_per_sec", "{:,.0f}", more_is_better=True),
-    Figure("CPU µs/row", "cpu_us_per_row", "{:.2f}"),
-    Figure("peak RSS, MiB", "peak_rss_mib", "{:,.0f}"),
-    Figure("bytes/row", "bytes_per_row", "{:.1f}"),
-    Figure("close, s", "close_seconds", "{:.2f}"),
-    Figure("CPU ms of an empty run", "start_cpu_ms", "{:,.0f}"),
-]
+def _constants() -> dict[str, Any]:
+    return {
+        "load4": barrier.LOAD_HZ[4],
+        "load64": barrier.LOAD_HZ[64],
+        "warm": _call.WARM_CALLS,
+    }
 
-TEMPLATE = Path(__file__).with_name("template.md")
+
+def aims(sections: list[Section]) -> str:
+    """Every figure that has an aim, ours beside it and the best of the others."""
+    lines = [
+        "| what | ours | aim | met | best tracker | best by hand | floor |",
+        "|---|---:|---:|---|---:|---:|---:|",
+    ]
+    for section in sections:
+        ours = figures.names([r for r in section.results if r["kind"] == "ours"])
+        for figure in section.columns:
+            if len(ours) != 1 or (figure.aim is None and figure.times is None):
+                continue
+            values = figures.found(section.results, ours[0], figure.key)
+            if not values:
+                continue
+            middle = statistics.median(values.values())
+            others = [_rival(section.results, figure, kind) for kind in figures.KINDS]
+            if figure.aim is not None:
+                sign = "≥" if figure.more else "≤"
+                aim = f"{sign} {figure.form.format(figure.aim)}"
+                met = middle >= figure.aim if figure.more else middle <= figure.aim
+            else:
+                aim = f"≤ {figure.times:g} times the floor"
+                floor = figures.best(section.results, figure, "floor")
+                shares = figures.ratio(section.results, figure, floor) if floor else []
+                met = bool(shares) and statistics.median(shares) <= (figure.times or 0)
+            cells = [
+                f"{section.module.TITLE}: {figure.heading}",
+                figure.form.format(middle),
+                aim,
+                "yes" if met else "**no**",
+                *others,
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "## Aims\n\n" + "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _rival(results: Results, figure: Figure, kind: str) -> str:
+    """The best of a kind, and its figure."""
+    if not figure.compared or (name := figures.best(results, figure, kind)) is None:
+        return ""
+    values = figures.found(results, name, figure.key)
+    return f"{figure.form.format(statistics.median(values.values()))} ({name})"
+
+
+def contenders(bench: Bench) -> str:
+    """Who was compared, and how each was used."""
+    lines = []
+    for name, each in bench.contenders.items():
+        said = " ".join(inspect.cleandoc(each.__doc__ or "").split())
+        lines.append(f"- **{name}**: {said}")
+    return "## What was compared\n\n" + "\n".join(lines)
 
 
 def markdown(
-    results: list[dict[str, Any]], rounds: int, calls: int, rows: int, began: float, load: float
+    bench: Bench,
+    sections: list[Section],
+    rounds: int,
+    secs: float,
+    began: float,
+    load: float,
+    images: Path | None,
 ) -> str:
-    call = [r for r in results if r["workload"] == "call"]
-    table = [r for r in results if r["workload"] == "rows"]
-    return TEMPLATE.read_text().format(
+    """All of it."""
+    known = []
+    for name, each in bench.contenders.items():
+        if each.package is not None:
+            version = machine.version(bench.environment(name) / "bin" / "python", each.package)
+            known.append(f"{each.package} {version}")
+    aside = [f"not installed here: {', '.join(bench.missing)}"] if bench.missing else []
+    failed = {
+        f"{r['contender']} in {s.module.TITLE}"
+        for s in sections
+        for r in s.results
+        if "failed" in r
+    }
+    aside += [f"failed: {', '.join(sorted(failed))}"] if failed else []
+    head = HEAD.format(
+        minutes=secs / 60,
+        machine=machine.described(began, load),
+        versions=", ".join(known),
         rounds=rounds,
-        calls=calls,
-        warm="2,000",
-        rows=rows,
-        machine=_machine(table, began, load),
-        call=_table(call, CALL),
-        call_ratio=_ratios(call, CALL),
-        table=_table(table, ROWS),
-        row_ratio=_ratios(table, ROWS),
+        seed=data.SEED,
+        aside="; ".join(aside) or "everybody could be installed and measured",
     )
-
-
-def _names(results: list[dict[str, Any]]) -> list[str]:
-    return sorted({r["contender"] for r in results}, key=lambda n: (n != OURS, n != RIVAL, n))
-
-
-def _values(results: list[dict[str, Any]], name: str, key: str) -> list[float]:
-    return [r[key] for r in results if r["contender"] == name]
-
-
-def _table(results: list[dict[str, Any]], figures: list[Figure]) -> str:
-    lines = [
-        "| | " + " | ".join(f.heading for f in figures) + " |",
-        "|---|" + "---:|" * len(figures),
-    ]
-    for name in _names(results):
-        cells = []
-        for figure in figures:
-            found = _values(results, name, figure.key)
-            middle, low, high = (
-                figure.form.format(x) for x in (statistics.median(found), min(found), max(found))
-            )
-            cells.append(f"{middle} ({low} to {high})" if len(found) > 1 else middle)
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _ratios(results: list[dict[str, Any]], figures: list[Figure]) -> str:
-    """Ours against the rival, round by round, then the median."""
-    lines = [f"Against {RIVAL}, round by round:", ""]
-    for figure in figures:
-        pairs = zip(_values(results, OURS, figure.key), _values(results, RIVAL, figure.key))
-        ratios = [ours / theirs for ours, theirs in pairs]
-        spread = f", {min(ratios):.2f} to {max(ratios):.2f}" if len(ratios) > 1 else ""
-        better = "more" if figure.more_is_better else "less"
-        middle = statistics.median(ratios)
-        lines.append(f"- {figure.heading}: **{middle:.2f}** times ({better} is better{spread})")
-    return "\n".join(lines)
-
-
-def _machine(results: list[dict[str, Any]], began: float, load: float) -> str:
-    versions = {r["contender"]: r["version"] for r in results}
-    python = sorted({r["python"] for r in results})
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return "\n".join(
-        [
-            f"- {time.strftime('%Y-%m-%d', time.gmtime(began))}, Linux {platform.release()}, "
-            f"{_cpu()}, {os.cpu_count()} cores, {memory:.0f} GiB, "
-            f"load at most {load:.1f} meanwhile",
-            f"- Python {', '.join(python)}; "
-            + ", ".join(f"{n} {v}" for n, v in versions.items() if n != "pyarrow loop")
-            + f", pyarrow {versions.get('pyarrow loop', '')}",
-        ]
-    )
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
+    tables = [section.text(bench, images) for section in sections]
+    parts = [head.strip(), aims(sections), *tables, contenders(bench)]
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -1,137 +1,144 @@
-"""Measures what a log call costs and how fast rows become a file, against two others.
+"""Measures this project beside the others.
 
-    python bench/run.py VENVS [quick] [--rounds N] [--rows N] [--output FILE]
+    python bench/run.py VENVS [quick] [--only WORKLOAD,…] [--peers NAME,…] [--rounds N] [--all]
+                        [--exp FILE] [--output FILE]
+    python bench/run.py VENVS … --environments
 
-Rounds are interleaved: every contender has its turn in each, in turning order, so that a
-machine which gets slower or faster meanwhile is so for all of them.
+Rounds are interleaved: everybody has a turn in each, in turning order, so that a machine which
+gets slower or faster meanwhile is so for all of them. Names may be shortened.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
 import os
-import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import bench as bench_module
+import contenders
 import report
 import tree
-from contenders import CONTENDERS
-
-HERE = Path(__file__).resolve().parent
-CALLS = 20_000
-TIMEOUT_SECS = 600.0
-SETTLE_SECS = 0.5
-
-
-def say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-
-
-class Bench:
-    """Runs workers and keeps what they measured."""
-
-    def __init__(self, venvs: Path, scratch: Path) -> None:
-        self.venvs = venvs
-        self.scratch = scratch
-        self.results: list[dict[str, Any]] = []
-
-    def worker(self, name: str, folder: Path, workload: str, count: int) -> tree.Cost:
-        python = self.venvs / name.replace(" ", "-") / "bin" / "python"
-        if not CONTENDERS[name].stores:
-            python = self.venvs / "expman-mesh" / "bin" / "python"
-        command = [python, HERE / "worker.py", name, folder, workload, count]
-        return tree.run([str(word) for word in command], TIMEOUT_SECS)
-
-    def call(self, name: str, turn: int) -> None:
-        folder = self._folder()
-        cost = self.worker(name, folder, "call", CALLS)
-        self._keep("call", name, turn, json.loads(cost.out))
-        shutil.rmtree(folder)
-
-    def rows(self, name: str, turn: int, count: int) -> None:
-        folder = self._folder()
-        cost = self.worker(name, folder, "rows", count)
-        done = json.loads(cost.out)
-        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-        done.update(json.loads(self.worker(name, folder, "read", count).out))
-        shutil.rmtree(folder)
-        empty_folder = self._folder()
-        empty = self.worker(name, empty_folder, "rows", 0)
-        shutil.rmtree(empty_folder)
-        if done["rows"] != count or not done["exact"] or done["dropped"]:
-            raise tree.Failed(f"{name} kept {done['rows']} of {count} rows: {done}")
-        done.update(
-            rows_per_sec=count / done["seconds"],
-            cpu_us_per_row=(cost.cpu_secs - empty.cpu_secs) / count * 1e6,
-            start_cpu_ms=empty.cpu_secs * 1e3,
-            peak_rss_mib=cost.peak_rss_bytes / 2**20,
-            bytes_per_row=size / count,
-        )
-        self._keep("rows", name, turn, done)
-
-    def _folder(self) -> Path:
-        """A new one, on a disk that has nothing left to do for whoever was measured before."""
-        os.sync()
-        time.sleep(SETTLE_SECS)
-        return Path(tempfile.mkdtemp(dir=self.scratch))
-
-    def _keep(self, workload: str, name: str, turn: int, done: dict[str, Any]) -> None:
-        self.results.append({"workload": workload, "contender": name, "round": turn, **done})
-        short = {k: round(v, 2) if isinstance(v, float) else v for k, v in done.items()}
-        say(f"   {name}: {short}")
+import workloads
+from bench import Bench
+from report import Section
 
 
 def turned(names: list[str], turn: int) -> list[str]:
-    at = turn % len(names)
+    at = turn % max(len(names), 1)
     return names[at:] + names[:at]
 
 
+def chosen(text: str | None, known: list[str], default: list[str]) -> list[str]:
+    """The names that a list of beginnings means."""
+    if text is None:
+        return default
+    found = []
+    for word in text.split(","):
+        meant = [name for name in known if name.startswith(word.strip())]
+        if not meant:
+            raise SystemExit(f"error: {word!r} is none of: {', '.join(known)}")
+        found += [name for name in meant if name not in found]
+    return found
+
+
+def measured(bench: Bench, section: Section, name: str, turn: int) -> None:
+    """One turn of one contender; what it could not do is kept, too."""
+    known = bench.contenders.get(name)
+    facts = {"round": turn, "contender": name, "kind": known.kind if known else "plain"}
+    try:
+        done = section.module.run(bench, name, turn)
+    except (tree.Failed, OSError, RuntimeError) as error:
+        done = {"failed": " ".join(str(error).split())[-200:]}
+        tree.clear()
+    for each in done if isinstance(done, list) else [done] if done else []:
+        order = list(bench.contenders).index(name) if known else len(section.results)
+        section.results.append({"order": order, **facts, **each})
+        short = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in each.items()}
+        bench.say(f"   {each.get('contender', name)}: {short}")
+
+
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("venvs", type=Path, help="folder with a virtual environment of each")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("venvs", type=Path, help="folder of virtual environments")
     parser.add_argument("mode", nargs="?", choices=["full", "quick"], default="full")
+    parser.add_argument("--only", metavar="WORKLOAD,…", help=", ".join(workloads.WORKLOADS))
+    parser.add_argument("--peers", metavar="NAME,…", help=", ".join(contenders.CONTENDERS))
     parser.add_argument("--rounds", type=int, help="3 unless quick, then 1")
-    parser.add_argument("--rows", type=int, help="200,000 unless quick, then 20,000")
+    parser.add_argument("--all", action="store_true", help="growth up to 10^8 points: an hour")
+    parser.add_argument("--exp", type=Path, help="expman-rs's program, built from its crate")
     parser.add_argument("--output", type=Path, help="Markdown to write; stdout when left out")
+    parser.add_argument("--images", type=Path, help="folder for pictures")
+    parser.add_argument("--environments", action="store_true", help="tell what is installed where")
     args = parser.parse_args()
-    quick = args.mode == "quick"
-    args.rounds = args.rounds or (1 if quick else 3)
-    args.rows = args.rows or (20_000 if quick else 200_000)
+    args.rounds = args.rounds or (1 if args.mode == "quick" else 3)
     return args
 
 
-def main() -> None:
+def environments(peers: list[str], sections: list[Section]) -> dict[str, tuple[str, ...]]:
+    """What is installed where for these, but for our own wheel."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in peers:
+        each = contenders.CONTENDERS[name]
+        if each.requirements:
+            found.setdefault(each.environment, each.requirements)
+    for section in sections:
+        found.update(getattr(section.module, "ENVIRONMENTS", {}))
+    return found
+
+
+def sections_of(args: argparse.Namespace) -> list[Section]:
+    quick = args.mode == "quick"
+    every = list(workloads.WORKLOADS)
+    names = chosen(args.only, every, list(workloads.QUICK) if quick else every)
+    return [Section(name, importlib.import_module(f"workloads.{name}")) for name in names]
+
+
+def main() -> int:
     args = arguments()
+    quick = args.mode == "quick"
+    every = list(contenders.CONTENDERS)
+    peers = chosen(args.peers, every, list(contenders.QUICK) if quick else every)
+    wanted = [name for name in every if name in peers or name in contenders.NEEDED]
+    sections = sections_of(args)
+    if args.environments:
+        for name, packages in environments(wanted, sections).items():
+            sys.stdout.write(f"{name} {' '.join(packages)}\n")
+        return 0
+    sizes = bench_module.QUICK if quick else bench_module.EVERYTHING if args.all else None
     tree.adopt_orphans()
-    args.venvs.mkdir(parents=True, exist_ok=True)
-    loads = [os.getloadavg()[0]]
-    began = time.time()
+    loads, began = [os.getloadavg()[0]], time.time()
     with tempfile.TemporaryDirectory(dir=args.venvs.parent, prefix="runs-") as scratch:
-        bench = Bench(args.venvs.resolve(), Path(scratch))
-        storing = [name for name, c in CONTENDERS.items() if c.stores]
+        bench = Bench(
+            args.venvs.resolve(), Path(scratch).resolve(), sizes or bench_module.Sizes(), wanted
+        )
+        bench.exp = args.exp.resolve() if args.exp and args.exp.is_file() else None
         for turn in range(args.rounds):
-            say(f"round {turn + 1} of {args.rounds}: {CALLS:,} calls")
-            for name in turned(list(CONTENDERS), turn):
-                bench.call(name, turn)
-            say(f"round {turn + 1} of {args.rounds}: {args.rows:,} rows")
-            for name in turned(storing, turn):
-                bench.rows(name, turn, args.rows)
-            loads.append(os.getloadavg()[0])
-    text = report.markdown(bench.results, args.rounds, CALLS, args.rows, began, max(loads))
+            for section in sections:
+                bench.say(f"round {turn + 1} of {args.rounds}: {section.module.TITLE}")
+                since = time.monotonic()
+                for name in turned(section.module.names(bench), turn):
+                    measured(bench, section, name, turn)
+                section.secs += time.monotonic() - since
+                loads.append(os.getloadavg()[0])
+        secs = time.time() - began
+        text = report.markdown(bench, sections, args.rounds, secs, began, max(loads), args.images)
     if args.output:
         args.output.write_text(text)
-        say(f"written: {args.output}")
+        bench.say(f"written: {args.output}")
     else:
         sys.stdout.write(text)
+    return 1 if failures(sections) else 0
+
+
+def failures(sections: list[Section]) -> list[Any]:
+    """What ours could not do."""
+    return [r for s in sections for r in s.results if r["kind"] == "ours" and "failed" in r]
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except tree.Failed as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -1,9 +1,10 @@
-"""A command and everything it leaves behind: its CPU time and its peak memory."""
+"""A command and everything it leaves behind: its CPU time and its memory."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -45,7 +46,7 @@ def adopt_orphans() -> None:
 
 def run(command: list[str], timeout_secs: float) -> Cost:
     """Runs a command and waits for it and all it has started."""
-    sampler = _Sampler()
+    sampler = Sampler()
     sampler.start()
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
@@ -57,7 +58,7 @@ def run(command: list[str], timeout_secs: float) -> Cost:
         killer.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
         process.stdout.close()
-        cpu = usage.ru_utime + usage.ru_stime + _left_behind()
+        cpu = usage.ru_utime + usage.ru_stime + left_behind()
     finally:
         sampler.ended.set()
         sampler.join()
@@ -66,7 +67,7 @@ def run(command: list[str], timeout_secs: float) -> Cost:
     return Cost(out, cpu, sampler.peak)
 
 
-def _left_behind() -> float:
+def left_behind() -> float:
     """CPU seconds of the daemons, once they have ended."""
     deadline = time.monotonic() + LEFT_BEHIND_SECS
     cpu = 0.0
@@ -78,18 +79,18 @@ def _left_behind() -> float:
         if pid:
             cpu += usage.ru_utime + usage.ru_stime
         elif time.monotonic() > deadline:
-            raise Failed(f"processes are left after {LEFT_BEHIND_SECS:.0f} s: {_children()}")
+            raise Failed(f"processes are left after {LEFT_BEHIND_SECS:.0f} s: {descendants()}")
         else:
             time.sleep(0.005)
 
 
-def _children() -> set[int]:
-    """All descendants of this process."""
+def descendants(of: int | None = None) -> set[int]:
+    """All descendants of a process, of this one when none is said."""
     found: set[int] = set()
-    waiting = [os.getpid()]
+    waiting = [of or os.getpid()]
     while waiting:
         pid = waiting.pop()
-        for task in _tasks(pid):
+        for task in tasks(pid):
             try:
                 children = task.joinpath("children").read_text().split()
             except OSError:
@@ -99,30 +100,62 @@ def _children() -> set[int]:
     return found
 
 
-def _tasks(pid: int) -> list[Path]:
+def tasks(pid: int) -> list[Path]:
     try:
         return list(Path(f"/proc/{pid}/task").iterdir())
     except OSError:
         return []
 
 
-class _Sampler(threading.Thread):
-    """Looks at the memory of all descendants until `ended` is set."""
+def clear() -> None:
+    """Ends what a failed measurement left behind: only what descends from this process."""
+    for pid in descendants():
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    left_behind()
 
-    def __init__(self) -> None:
+
+def cpu_ns(pid: int) -> int:
+    """What a process has used, all its threads that ended included; 0 when it is gone."""
+    try:
+        return time.clock_gettime_ns(~pid << 3 | 2)  # as clock_getcpuclockid(3) makes it
+    except OSError:
+        return 0
+
+
+def thread_cpu_ns(pid: int, thread: int) -> int:
+    """What one thread has used; 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0])
+    except (OSError, IndexError):
+        return 0
+
+
+def rss_bytes(pids: set[int]) -> int:
+    """The sum of their resident memory; pages that they share count in each."""
+    pages = 0
+    for pid in pids:
+        try:
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        except (OSError, IndexError):
+            continue
+    return pages * PAGE_BYTES
+
+
+class Sampler(threading.Thread):
+    """Looks at the memory of all descendants, but for one, until `ended` is set."""
+
+    def __init__(self, without: int | None = None) -> None:
         super().__init__(name="bench-sampler", daemon=True)
         self.ended = threading.Event()
         self.peak = 0
+        self.without = {without}
 
     def run(self) -> None:
         while not self.ended.wait(SAMPLE_SECS):
-            total = 0
-            for pid in _children():
-                try:
-                    total += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-                except (OSError, IndexError):
-                    continue
-            self.peak = max(self.peak, total * PAGE_BYTES)
+            self.peak = max(self.peak, rss_bytes(descendants() - self.without))
 
 
 if sys.platform != "linux":
