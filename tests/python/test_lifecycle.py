@@ -52,6 +52,8 @@ def ended(run_dir: Path) -> dict[str, Any]:
         ("raise SystemExit", 0, "finished"),
         ("raise ValueError('it diverged')", 1, "failed"),
         ("raise KeyboardInterrupt", -signal.SIGINT, "interrupted"),
+        # What is told of it at the end imports nothing: that may change the exit code.
+        ("exp.log_scalar('x', object()); raise KeyboardInterrupt", -signal.SIGINT, "interrupted"),
         ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -signal.SIGINT, "interrupted"),
         ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", -signal.SIGTERM, "preempted"),
         ("exp.fail('no progress')", 0, "failed"),
