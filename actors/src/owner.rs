@@ -167,7 +167,7 @@ impl Owner {
             since: rfc3339_us(now_us()),
         };
         let json = serde_json::to_vec(&told).map_err(|e| MeshError::Protocol(e.to_string()))?;
-        durable::replace(&dir.owner(), &json)?;
+        durable::put(&dir.owner(), &json)?;
         tokio::spawn(hub::accept::<UnixCarrier>(listener, run, closing));
         Ok(Self { done, socket })
     }

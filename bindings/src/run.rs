@@ -1,5 +1,6 @@
 //! A run, as the Python wrapper holds it.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -290,8 +291,9 @@ impl CoreRun {
     }
 
     #[getter]
-    fn run_dir(&self) -> PathBuf {
-        self.run.dir().to_owned()
+    fn run_dir(&self) -> &OsStr {
+        // Not the path itself, which becomes a `pathlib.Path`: close asks for it, and imports nothing.
+        self.run.dir().as_os_str()
     }
     #[getter]
     fn run_name(&self) -> &str {

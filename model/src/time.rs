@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jiff::tz::TimeZone;
+
 /// Now, in microseconds since 1970 UTC.
 #[must_use]
 #[inline]
@@ -148,9 +150,20 @@ pub fn wall_clock(text: Option<&str>) -> SystemTime {
 #[must_use]
 pub fn local_run_name(us: i64) -> String {
     stamp(us)
-        .to_zoned(jiff::tz::TimeZone::system())
+        .to_zoned(local_zone())
         .strftime("%Y%m%d_%H%M%S")
         .to_string()
+}
+
+/// This machine's time zone. Asked for it, the library looks up what the zone is called, too, for which it reads the
+/// folders of all zones that there are.
+fn local_zone() -> TimeZone {
+    let named = std::env::var_os("TZ").is_some();
+    let local = (!named).then(|| std::fs::read("/etc/localtime").ok());
+    local
+        .flatten()
+        .and_then(|zone| TimeZone::tzif("local", &zone).ok())
+        .unwrap_or_else(TimeZone::system)
 }
 
 #[cfg(test)]
@@ -158,6 +171,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn runs_are_named_by_the_clock_on_the_wall() {
+        for us in [0, 1_700_000_000_000_000, 1_720_000_000_000_000] {
+            let zoned = stamp(us).to_zoned(TimeZone::system());
+            assert_eq!(
+                local_run_name(us),
+                zoned.strftime("%Y%m%d_%H%M%S").to_string()
+            );
+        }
+    }
 
     proptest! {
         #[test]

@@ -23,7 +23,6 @@ from ._core import (
     StorageError,
 )
 from ._experiment import Experiment
-from ._report import FlushHandle, FlushReport, RankOutcome
 from ._session import (
     close,
     current,
@@ -42,6 +41,27 @@ from ._session import (
     set_mode,
     warn,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._report import FlushHandle, FlushReport, RankOutcome
+else:
+
+    def __getattr__(name):
+        """What a flush answers, imported when it is first asked for: it is made of dataclasses."""
+        if name not in ("FlushHandle", "FlushReport", "RankOutcome"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from ._later import importing
+
+        with importing:
+            from . import _report
+
+        found = globals()[name] = getattr(_report, name)
+        return found
+
+    def __dir__():
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "ArtifactError",

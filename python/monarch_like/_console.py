@@ -7,16 +7,17 @@ they close, and where somebody has put another object on top it stays and only p
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterable
-from typing import Any, Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from ._types import Hear
 
 STREAMS = {"stdout": "out", "stderr": "err"}
 """Attributes of `sys`, and what a run calls them."""
-
-Hear = Callable[[str, bytes], None]
-"""Is told what is written, by the stream's name in a run."""
 
 _ears: dict[str, tuple[Hear, ...]] = {"out": (), "err": ()}
 
@@ -61,8 +62,10 @@ class Tee:
             return self.wrapped.write(text)
         finally:
             if text and _ears[self._short]:
-                with contextlib.suppress(TypeError, AttributeError):  # no text: the stream said so
+                try:
                     _tell(self._short, _encoded(text))
+                except (TypeError, AttributeError):
+                    pass  # no text: the stream said so
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Writes each."""
@@ -105,8 +108,10 @@ class _Bytes:
             return self._wrapped.write(data)
         finally:
             if _ears[self._short]:
-                with contextlib.suppress(TypeError, ValueError):  # no bytes: the stream said so
+                try:
                     _tell(self._short, memoryview(data).tobytes())
+                except (TypeError, ValueError):
+                    pass  # no bytes: the stream said so
 
     def writelines(self, lines: Iterable[Any]) -> None:
         for line in lines:

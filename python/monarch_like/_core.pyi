@@ -1,7 +1,6 @@
 from asyncio import Future
 from collections.abc import Callable, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any, final
 
 __all__ = [
@@ -65,7 +64,7 @@ class CoreRun:
     def stats(self) -> dict[str, Any]: ...
     def leak(self) -> None: ...
     @property
-    def run_dir(self) -> Path: ...
+    def run_dir(self) -> str: ...
     @property
     def run_name(self) -> str: ...
     @property

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+# What every run needs is imported here, and no more: a program waits for it. What `threading` and
+# `weakref` are made of is there already.
 import os
 import sys
-import threading
 import time
-import warnings
-import weakref
-from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
-from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import Any
+from _thread import RLock
+from _weakref import ref
 
 from . import _console, _hooks, _lifecycle, _notebook, _summary
-from ._artifacts import Copies, PathLike, target_name
+from ._artifacts import Copies, target_name
 from ._core import ArtifactError, ConfigError, CoreRun, ExpmanError, FlushError, write_console
 from ._forwarding import Forwarding
-from ._logs import LEVELS, LevelLike, Logs, here, level_number
-from ._options import capture_mode, core_options, default_mode, tell_launcher
+from ._later import importing
+from ._logs import LEVELS, Logs, here, level_number
 from ._page import Shown
-from ._report import FlushHandle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from concurrent.futures import Future
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Any
+
+    from ._report import FlushHandle
+    from ._types import LevelLike, PathLike
 
 _HANDLE = "EXPMAN_HANDLE"
 _HANDLE_PID = "EXPMAN_HANDLE_PID"
@@ -96,6 +101,9 @@ class Experiment(Logs, Forwarding, Shown):
         strict: bool = False,
         timeout: float = 10.0,
     ) -> None:
+        with importing:
+            from ._options import capture_mode, core_options, default_mode
+
         log_level = None if logging is None else level_number("logging", logging)
         self._capture = capture_mode(redirect_console, capture)
         options = core_options(
@@ -117,7 +125,7 @@ class Experiment(Logs, Forwarding, Shown):
         options["capture"] = self._capture == "fd"
         self._strict = strict
         self._warned: set[str] = set()
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._copies = Copies()
         self._handlers = []
         self._closed = False
@@ -133,17 +141,17 @@ class Experiment(Logs, Forwarding, Shown):
     # --- joining -----------------------------------------------------------------------------
 
     def _new_core(self) -> CoreRun:
-        # By weak references: a core that held its experiment would never be freed, nor its
+        # By a weak reference: a core that held its experiment would never be freed, nor its
         # descriptors.
-        refused, trouble = weakref.WeakMethod(self._refused), weakref.WeakMethod(self._trouble)
+        experiment = ref(self)
 
         def on_refused(name: str, reason: str) -> None:
-            if (tell := refused()) is not None:
-                tell(name, reason)
+            if (there := experiment()) is not None:
+                there._refused(name, reason)
 
         def on_trouble(text: str) -> None:
-            if (tell := trouble()) is not None:
-                tell(text)
+            if (there := experiment()) is not None:
+                there._trouble(text)
 
         return CoreRun(self._options, on_refused, on_trouble)
 
@@ -172,7 +180,7 @@ class Experiment(Logs, Forwarding, Shown):
 
     def _forked(self) -> None:
         """In a forked child: keep the parent's core alive and untouched, join on first use."""
-        self._lock = threading.RLock()
+        self._lock = RLock()
         self._copies = Copies()
         if isinstance(self._core, _Unjoined):
             return
@@ -276,9 +284,9 @@ class Experiment(Logs, Forwarding, Shown):
         target = target_name(path, name)
         if not os.path.exists(path):
             raise ArtifactError(f"artifact {os.fspath(path)!r} does not exist")
-        copy = partial(self._copy, self._rejoin(), os.path.abspath(path), target)
+        core, source = self._rejoin(), os.path.abspath(path)
         with self._lock:
-            return self._copies.submit(copy)
+            return self._copies.submit(lambda: self._copy(core, source, target))
 
     def _copy(self, core: CoreRun, source: str, target: str) -> None:
         try:
@@ -321,7 +329,11 @@ class Experiment(Logs, Forwarding, Shown):
             True
         """
         _flush_stdio()
-        return FlushHandle(self._rejoin().flush(timeout, scope, publish, tag), strict)
+        flush = self._rejoin().flush(timeout, scope, publish, tag)
+        with importing:  # the first time while the flush is under way
+            from ._report import FlushHandle
+
+        return FlushHandle(flush, strict)
 
     def close(self, status: str = "finished", timeout: float = 5.0) -> bool:
         """Ends this rank: flush, drain, stop, under one deadline. Calling it again does nothing.
@@ -353,6 +365,8 @@ class Experiment(Logs, Forwarding, Shown):
         _console.leave(self._heard)
         if isinstance(core, _Unjoined):
             return False
+        from ._options import tell_launcher  # since the run was joined it is there
+
         deadline = time.monotonic() + timeout
         # A copy that hangs leaves the rows some of the time.
         left = copies.finish(timeout * 0.75)
@@ -363,7 +377,7 @@ class Experiment(Logs, Forwarding, Shown):
             self._sealed = core.close(status, max(deadline - time.monotonic(), 0.0))
         finally:
             tell_launcher(core.handle(), status)
-            _summary.tell(core.stats(), core.rank, core.run_dir)
+            _summary.tell(core)
         if left:
             raise FlushError(f"{left} artifacts were not copied within {timeout} s")
         return self._sealed
@@ -442,6 +456,9 @@ class Experiment(Logs, Forwarding, Shown):
     @property
     def run_dir(self) -> Path:
         """The run's folder."""
+        with importing:
+            from pathlib import Path
+
         return Path(self._core.run_dir)
 
     @property
@@ -489,6 +506,8 @@ def _warn(message: str) -> None:
     """A warning of our own, which is no message: the queue that it tells of may be full."""
     is_inside, here.showwarning = getattr(here, "showwarning", False), True
     try:
+        import warnings
+
         warnings.warn(f"monarch_like {message}", RuntimeWarning, stacklevel=4)
     except Exception:
         # Warnings are errors here, but logging never raises into training.

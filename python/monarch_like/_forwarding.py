@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
-
 from ._core import ConfigError, forward, forwarding, stop_stream, stream
 from ._logs import level_number
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._core import CoreRun
 
@@ -92,7 +90,6 @@ def _seconds(name: str, secs: object) -> float:
     if (
         not isinstance(secs, (int, float))
         or isinstance(secs, bool)
-        or not math.isfinite(secs)
         or not 0 < secs <= WINDOW_SECS_MAX
     ):
         raise ConfigError(f"{name}={secs!r} is not a number of seconds up to {WINDOW_SECS_MAX:g}")

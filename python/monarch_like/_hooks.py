@@ -6,17 +6,18 @@ has put another one on top meanwhile, it stays and only passes on.
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import threading
-import warnings
-from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 from . import _lifecycle, _logs
+from ._later import importing
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any
+
     from ._experiment import Experiment
 
 UNCAUGHT = "uncaught"
@@ -25,13 +26,17 @@ UNCAUGHT = "uncaught"
 _CRITICAL, _WARNING = 50, 30
 
 _runs: list[Experiment] = []
+_hooks: tuple[_Hook, ...] = ()
+"""Made with the first run: who only imports this need not have what they are on."""
 
 
 def opened(run: Experiment) -> None:
     """From now on the run is told."""
+    global _hooks
     if run not in _runs:
         _runs.append(run)
-    for hook in _HOOKS:
+    _hooks = _hooks or _all_hooks()
+    for hook in _hooks:
         hook.install()
 
 
@@ -40,7 +45,7 @@ def closed(run: Experiment) -> None:
     if run in _runs:
         _runs.remove(run)
     if not _runs:
-        for hook in _HOOKS:
+        for hook in _hooks:
             hook.undo()
 
 
@@ -79,6 +84,8 @@ def tell(
 
 def this_thread() -> str:
     """The caller's thread, as `uncaught` has it."""
+    import threading
+
     return f"thread {threading.current_thread().name}"
 
 
@@ -136,8 +143,10 @@ class _Hook:
             setattr(_logs.here, self._name, True)
             try:
                 if not is_inside and _runs:
-                    with contextlib.suppress(Exception):
+                    try:
                         self._tell(*args, **kwargs)
+                    except Exception:
+                        pass
                 return before(*args, **kwargs)
             finally:
                 setattr(_logs.here, self._name, is_inside)
@@ -150,8 +159,13 @@ class _Hook:
             setattr(self._module, self._name, top.before)
 
 
-_HOOKS = (
-    _Hook(sys, "excepthook", _program_ends),
-    _Hook(threading, "excepthook", _thread_ends),
-    _Hook(warnings, "showwarning", _warning_is_shown),
-)
+def _all_hooks() -> tuple[_Hook, ...]:
+    with importing:
+        import threading
+        import warnings
+
+    return (
+        _Hook(sys, "excepthook", _program_ends),
+        _Hook(threading, "excepthook", _thread_ends),
+        _Hook(warnings, "showwarning", _warning_is_shown),
+    )

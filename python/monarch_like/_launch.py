@@ -13,19 +13,18 @@ Nothing here imports a launcher or opens a socket.
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Callable, Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Callable, Final
 
 __all__ = ["Host", "Launch", "discover"]
 
 
-@dataclass(frozen=True)
 class Launch:
-    """One process's place in one launch.
+    """One process's place in one launch; it never changes.
 
     Attributes:
         rank: this process's rank, or None when the run's owner has to hand one out
@@ -39,6 +38,9 @@ class Launch:
             another host could not compute it.
     """
 
+    # No dataclass: importing what makes those takes longer than the start of an owner.
+    __slots__ = ("host_local", "key", "launcher", "local_rank", "rank", "world_size")
+
     rank: int | None
     world_size: int | None
     local_rank: int | None
@@ -46,6 +48,44 @@ class Launch:
     key: str | None
     host_local: bool
 
+    def __init__(
+        self,
+        rank: int | None,
+        world_size: int | None,
+        local_rank: int | None,
+        launcher: str,
+        key: str | None,
+        host_local: bool,
+    ) -> None:
+        fields = (rank, world_size, local_rank, launcher, key, host_local)
+        for name, value in zip(_FIELDS, fields):
+            object.__setattr__(self, name, value)
+
+    def but(self, **changes: object) -> Launch:
+        """The same with other values in some fields."""
+        return Launch(**{**self._fields(), **changes})  # type: ignore[arg-type]
+
+    def _fields(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in _FIELDS}
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"cannot delete field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Launch) and self._fields() == other._fields()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._fields().values()))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self._fields().items())
+        return f"Launch({fields})"
+
+
+_FIELDS: Final = ("rank", "world_size", "local_rank", "launcher", "key", "host_local")
 
 ALONE: Final = Launch(0, 1, None, "single", None, False)
 
@@ -64,9 +104,9 @@ class Host:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.name = (
-            f"{socket.gethostname()}/{_read_text('/proc/sys/kernel/random/boot_id').strip()}"
-        )
+        # What `socket.gethostname` says, without `socket`.
+        node = os.uname().nodename
+        self.name = f"{node}/{_read_text('/proc/sys/kernel/random/boot_id').strip()}"
 
     def parent(self, pid: int) -> int:
         """The pid of `pid`'s parent; 0 when it can't be told."""
@@ -240,6 +280,8 @@ def _launch(
 
 def _key(launcher: str, *parts: Iterable[str]) -> str:
     """One text out of many, such that different lists never give the same text."""
+    import json
+
     return json.dumps([launcher, *(part for group in parts for part in group)])
 
 
@@ -316,14 +358,14 @@ def discover(
     if found is ALONE and (rank, world_size, group) != (None, None, None):
         found = Launch(None, None, None, "explicit", None, False)
     if group is not None:
-        found = replace(found, launcher="explicit", key=_key("group", [group]), host_local=False)
+        found = found.but(launcher="explicit", key=_key("group", [group]), host_local=False)
     elif found.key is None and (world_size or 1) > 1:
         key = _key("explicit", _outside(variables, host, ()))
-        found = replace(found, launcher="explicit", key=key, host_local=True)
+        found = found.but(launcher="explicit", key=key, host_local=True)
 
     unknown = None if found.key else 0
     rank = next((n for n in (rank, found.rank, unknown) if n is not None), None)
     world_size = found.world_size if world_size is None else world_size
     if rank is not None and world_size is not None and rank >= world_size:
         raise ValueError(f"rank={rank} is not below world_size={world_size}")
-    return replace(found, rank=rank, world_size=world_size)
+    return found.but(rank=rank, world_size=world_size)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+# `signal` without its enumerations, which take longer than all else that is imported here.
+import _signal as signal  # type: ignore[import-not-found]
 import atexit
 import os
-import signal
 import sys
-import threading
 import time
-import traceback
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
 
 from ._core import forked, interpreter_ends
+from ._later import importing
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+    from typing import Any
+
     from ._experiment import Experiment
 
 EXIT_TIMEOUT_SECS = 5.0
@@ -86,8 +88,12 @@ def program_ends(
 ) -> None:
     """The main thread ends by an exception."""
     global _uncaught
-    status = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
-    _uncaught = (status, *describe(kind, value, trace))
+    if issubclass(kind, KeyboardInterrupt):
+        # Nothing is imported for it from here on: some imports (those that make named tuples) have
+        # the interpreter forget that it is to end by SIGINT.
+        _uncaught = "interrupted", "", ""
+    else:
+        _uncaught = ("failed", *describe(kind, value, trace))
 
 
 def _unhooked() -> tuple[str, str, str] | None:
@@ -102,9 +108,27 @@ def describe(
     kind: type[BaseException], value: BaseException, trace: TracebackType | None
 ) -> tuple[str, str]:
     """One line, and the whole traceback; the end of it, when it is very long."""
-    message = "".join(traceback.format_exception_only(kind, value)).strip()
-    whole = "".join(traceback.format_exception(kind, value, trace))
+    try:
+        with importing:
+            import traceback
+
+        message = "".join(traceback.format_exception_only(kind, value)).strip()
+        whole = "".join(traceback.format_exception(kind, value, trace))
+    except Exception:
+        # It can't be imported: no descriptor is left, perhaps, which may be what is to be told.
+        message = f"{kind.__name__}: {text_of(value)}"
+        whole = "".join(["Traceback (most recent call last):\n", *_places(trace), f"{message}\n"])
     return message[:MESSAGE_CHARS_MAX], whole[-TRACEBACK_CHARS_MAX:]
+
+
+def _places(trace: TracebackType | None) -> list[str]:
+    """The lines of a traceback, without the source."""
+    lines = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        lines.append(f'  File "{code.co_filename}", line {trace.tb_lineno}, in {code.co_name}\n')
+        trace = trace.tb_next
+    return lines
 
 
 def text_of(thing: object) -> str:
@@ -117,8 +141,6 @@ def text_of(thing: object) -> str:
 
 def _chain_sigterm() -> None:
     """A rank that is told to go says so; a program with a handler of its own does as it likes."""
-    if threading.current_thread() is not threading.main_thread():
-        return
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return
 
@@ -127,7 +149,10 @@ def _chain_sigterm() -> None:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    signal.signal(signal.SIGTERM, leave)
+    try:
+        signal.signal(signal.SIGTERM, leave)
+    except ValueError:
+        return  # this is not the main thread
 
 
 def _after_fork() -> None:

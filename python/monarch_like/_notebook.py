@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from typing import TYPE_CHECKING, Any
 
 from . import _hooks
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._experiment import Experiment
 
 CELL_END_TIMEOUT_SECS = 1.0
@@ -28,9 +29,11 @@ def opened(run: Experiment) -> None:
     if run not in _runs:
         _runs.append(run)
     if _shell is not shell:
-        with contextlib.suppress(Exception):
+        try:
             shell.events.register("post_run_cell", _cell_ended)
-            _shell = shell
+        except Exception:
+            return
+        _shell = shell
 
 
 def closed(run: Experiment) -> None:
@@ -40,8 +43,10 @@ def closed(run: Experiment) -> None:
         _runs.remove(run)
     if not _runs and _shell is not None:
         shell, _shell = _shell, None
-        with contextlib.suppress(Exception):
+        try:
             shell.events.unregister("post_run_cell", _cell_ended)
+        except Exception:
+            return
 
 
 def running_shell() -> Any:
@@ -79,19 +84,21 @@ def _descriptor(stream: Any) -> int | None:
 
 def _cell_ended(result: Any = None) -> None:
     """What the cell has logged is durable when it is shown as done; says nothing if it is not."""
+    from contextlib import suppress
+
     error = getattr(result, "error_in_exec", None)
     if isinstance(error, Exception):
         cell = getattr(result, "execution_count", None)
         where = f"cell {cell}" if cell is not None else "a cell"
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             _hooks.uncaught(where, type(error), error, error.__traceback__)
     flushes = []
     for run in list(_runs):
         core = run._core_here()
         if core is not None:
-            with contextlib.suppress(Exception):
+            with suppress(Exception):
                 flushes.append(core.flush(CELL_END_TIMEOUT_SECS, "rank"))
     for flush in flushes:
         # Waits without the interpreter's lock and without its event loop.
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             flush.wait(CELL_END_TIMEOUT_SECS)

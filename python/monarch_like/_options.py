@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 from . import _owner
-from ._artifacts import PathLike
 from ._core import ConfigError
+from ._later import importing
 from ._launch import Launch, discover
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from ._types import PathLike
 
 CAPTURE_MODES = ("fd", "sys", "off")
 
@@ -53,10 +56,11 @@ def core_options(
         raise ConfigError(f"name={name!r} is not a text")
     if not isinstance(base_dir, (str, os.PathLike)):
         raise ConfigError(f"base_dir={base_dir!r} is not a path")
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
+    if isinstance(tags, str) or not _is_iterable(tags):
         raise ConfigError(f"tags={tags!r} is not a list of texts")
     try:
-        launch = discover(rank=rank, world_size=world_size, group=group)
+        with importing:
+            launch = discover(rank=rank, world_size=world_size, group=group)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return {
@@ -123,8 +127,20 @@ def tell_launcher(handle: str, status: str) -> None:
     """Says how this process ended to the launcher that captures it: it is there for longer."""
     told = os.environ.get(ENDS_IN)
     if told and handle == os.environ.get(CAPTURED_BY_LAUNCHER):
-        with contextlib.suppress(OSError):
-            Path(told).write_text(status)
+        try:
+            with open(told, "w") as file:
+                file.write(status)
+        except OSError:
+            return
+
+
+def _is_iterable(thing: object) -> bool:
+    if isinstance(thing, (tuple, list)):
+        return True
+    with importing:
+        from collections.abc import Iterable
+
+    return isinstance(thing, Iterable)
 
 
 def _launch_key(name: str, launch: Launch) -> str | None:

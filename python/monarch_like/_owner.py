@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from . import _core
 
+# `importlib.util` would say it more plainly, and is most of what this would import.
 _PROGRAM = """\
 import sys
-from importlib.machinery import ExtensionFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-spec = spec_from_loader("_core", ExtensionFileLoader("_core", sys.argv[1]))
-core = module_from_spec(spec)
-spec.loader.exec_module(core)
-sys.exit(core.owner_main())
+sys.path.insert(0, sys.argv[1])
+import _core
+del sys.path[0]
+sys.exit(_core.owner_main())
 """
 
 
 def command() -> list[str]:
     """Isolated and without site packages, so that it starts fast and nobody's code runs in it."""
-    return [sys.executable, "-I", "-S", "-c", _PROGRAM, str(_core.__file__)]
+    return [sys.executable, "-I", "-S", "-c", _PROGRAM, os.path.dirname(str(_core.__file__))]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+# Most programs never show a page: what a server and its page take is imported where it is used.
+import _thread
 import atexit
-import contextlib
 import os
 import sys
-import threading
-from pathlib import Path
 
 from ._core import ConfigError, ExpmanError
+from ._later import importing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HEIGHT_PIXELS = 720
 """Height of the frame."""
@@ -30,7 +34,7 @@ EMBEDDERS = (
 
 _PROGRAM = "from monarch_like._cli import main; main()"
 
-_lock = threading.Lock()
+_lock = _thread.allocate_lock()
 _servers: dict[str, _Server] = {}
 
 
@@ -50,7 +54,8 @@ class Page:
         return f"Page({self.url!r})"
 
     def _repr_html_(self) -> str:
-        import html
+        with importing:
+            import html
 
         frame, url = html.escape(self._frame, quote=True), html.escape(self.url, quote=True)
         return (
@@ -96,7 +101,9 @@ class Shown:
             proxy = prefix.rstrip("/") + "/proxy/{port}/"
         if proxy is not None and "{port}" not in proxy:
             raise ConfigError(f"proxy={proxy!r} has no {{port}} in it")
-        from urllib.parse import quote, urlsplit
+        with importing:
+            from pathlib import Path
+            from urllib.parse import quote, urlsplit
 
         run_dir = Path(self.run_dir).resolve()
         server = _server_of(run_dir.parent.parent)
@@ -111,9 +118,10 @@ class _Server:
     """`expman serve` as a child of this process, for as long as this holds the end of its stdin."""
 
     def __init__(self, base: Path) -> None:
-        # Most programs never show a page: they do not pay for these.
-        import json
-        import subprocess
+        with importing:
+            import json
+            import subprocess
+            import threading
 
         self.pid = os.getpid()
         command = [sys.executable, "-c", _PROGRAM, "serve", str(base), "--port", "0", "--json"]
@@ -146,9 +154,10 @@ class _Server:
 
     def key_of(self, experiment: str, run: str) -> str:
         """The name of a run in addresses."""
-        import json
-        import urllib.request
-        from urllib.parse import quote
+        with importing:
+            import json
+            import urllib.request
+            from urllib.parse import quote
 
         asked = f"{self.url}/api/runs?experiment={quote(experiment, safe='')}"
         # No proxy of the environment stands between this process and its own machine.
@@ -161,11 +170,15 @@ class _Server:
 
     def end(self) -> None:
         """Ends it, unless it belongs to the process that this one was forked from."""
+        with importing:
+            import threading
+            from contextlib import suppress
+
         if self.pid != os.getpid():
             return
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     pipe.close()
         late = threading.Timer(END_SECS, self._process.kill)
         late.daemon = True
@@ -193,7 +206,7 @@ def _end_all() -> None:
 def _after_fork() -> None:
     """Whoever held the lock is not in this process."""
     global _lock
-    _lock = threading.Lock()
+    _lock = _thread.allocate_lock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import logging
+import _thread
 import os
-import threading
-from collections.abc import Mapping
-from concurrent.futures import Future
-from typing import Any
 
-from ._artifacts import PathLike
 from ._core import ConfigError
 from ._experiment import Experiment
-from ._logs import LevelLike
-from ._report import FlushHandle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Mapping
+    from concurrent.futures import Future
+    from typing import Any
+
+    from ._report import FlushHandle
+    from ._types import LevelLike, PathLike
 
 _current: Experiment | None = None
-_lock = threading.Lock()
+_lock = _thread.allocate_lock()
 
 
 def _after_fork() -> None:
     """Whoever held the lock is not in this process."""
     global _lock
-    _lock = threading.Lock()
+    _lock = _thread.allocate_lock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from ._core import CoreRun
 
 
 def troubles(stats: Mapping[str, Any], rank: int, run: object) -> list[str]:
@@ -30,10 +35,13 @@ def troubles(stats: Mapping[str, Any], rank: int, run: object) -> list[str]:
     return told
 
 
-def tell(stats: Mapping[str, Any], rank: int, run: object) -> None:
-    """Says it on stderr, which may be gone."""
+def tell(core: CoreRun) -> None:
+    """Says it of a core on stderr, which may be gone."""
+    stats = core.stats()
+    if not any(stats["dropped"].values()) and stats["last_error"] is None:
+        return
     try:
-        for line in troubles(stats, rank, run):
+        for line in troubles(stats, core.rank, core.run_dir):
             print(line, file=sys.stderr)  # noqa: T201
     except (AttributeError, OSError, ValueError):
         return

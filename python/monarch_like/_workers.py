@@ -209,7 +209,7 @@ class Workers:
                 core.close(end.status, max(deadline - time.monotonic(), 0.1))
             except ExpmanError as error:
                 _say(str(error))
-            _summary.tell(core.stats(), core.rank, core.run_dir)
+            _summary.tell(core)
         if is_read:
             shutil.rmtree(self.folder, ignore_errors=True)
         else:

@@ -50,6 +50,15 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     prepare(path, content)?.publish(None)
 }
 
+/// Replaces the content of `path`, all or nothing, for as long as this machine runs: what only tells of a living
+/// process may be gone, or empty, when that has ended with the machine.
+///
+/// # Errors
+/// When any step fails; `path` then has its old content.
+pub fn put(path: &Path, content: &[u8]) -> Result<()> {
+    prepare(path, content)?.place()
+}
+
 /// Writes what is to replace the content of `path`.
 ///
 /// # Errors
@@ -81,6 +90,12 @@ impl Prepared {
             tmp,
             path: path.to_owned(),
         })
+    }
+
+    /// Puts it in its place with a content that is durable; its name will be with the next [`sync_dir`].
+    pub(crate) fn settle(self) -> Result<()> {
+        sync_all(&self.file, &self.tmp)?;
+        self.place()
     }
 
     /// Puts it in its place, durable or not: for what can be made again.
@@ -138,7 +153,7 @@ pub(crate) fn sync_data(file: &File, path: &Path) -> Result<()> {
     file.sync_data().at("sync", path)
 }
 
-fn sync_all(file: &File, path: &Path) -> Result<()> {
+pub(crate) fn sync_all(file: &File, path: &Path) -> Result<()> {
     #[cfg(test)]
     crate::faults::sync(file, path).at("sync", path)?;
     file.sync_all().at("sync", path)

@@ -138,7 +138,9 @@ impl RunWriter {
         for log in &logs {
             remove(&log.path)?;
         }
-        durable::sync_dir(&dir.hidden())?;
+        if !logs.is_empty() {
+            durable::sync_dir(&dir.hidden())?;
+        }
         Ok((writer, recovery))
     }
 
@@ -162,7 +164,6 @@ impl RunWriter {
             self.event(gap);
         }
         self.set_status(RunStatus::Running);
-        durable::sync_dir(&self.dir.hidden())?;
         self.save()
     }
 }
@@ -205,15 +206,15 @@ fn describe_experiment(dir: &RunDir) -> Result<()> {
     if path.exists() {
         return Ok(());
     }
-    let own = dir.hidden().join("experiment.yaml.tmp");
-    yaml::write(&own, &ExperimentMeta::default())?;
-    match std::fs::hard_link(&own, &path) {
+    let own = dir.hidden().join("experiment.yaml");
+    let own = yaml::prepare(&own, &ExperimentMeta::default())?;
+    durable::sync_all(&own.file, &own.tmp)?;
+    match std::fs::hard_link(&own.tmp, &path) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
             return Err(e).at("create", &path);
         }
         _ => {}
     }
-    remove(&own)?;
     durable::sync_dir(experiment)
 }
 
@@ -242,11 +243,13 @@ fn create(dir: &RunDir, seed: &RunMeta) -> Result<()> {
     durable::create_dir(&dir.hidden())?;
     describe_experiment(dir)?;
     if !dir.metrics().exists() {
-        segment::write_sorted(&dir.metrics(), &Rows::default(), 0)?;
+        segment::prepare_sorted(&dir.metrics(), &Rows::default(), 0)?.settle()?;
     }
     if !dir.config().exists() {
-        yaml::write(&dir.config(), &Param::Map(Vec::new()))?;
+        yaml::prepare(&dir.config(), &Param::Map(Vec::new()))?.settle()?;
     }
+    // With a record a run is there, and then all of it is.
+    durable::sync_dir(dir.root())?;
     let mut meta = seed.clone();
     meta.format = RUN_FORMAT;
     meta.id.get_or_insert_with(RunId::generate);

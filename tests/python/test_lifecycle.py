@@ -52,6 +52,8 @@ def ended(run_dir: Path) -> dict[str, Any]:
         ("raise SystemExit", 0, "finished"),
         ("raise ValueError('it diverged')", 1, "failed"),
         ("raise KeyboardInterrupt", -signal.SIGINT, "interrupted"),
+        # What is told of it at the end imports nothing: that may change the exit code.
+        ("exp.log_scalar('x', object()); raise KeyboardInterrupt", -signal.SIGINT, "interrupted"),
         ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -signal.SIGINT, "interrupted"),
         ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", -signal.SIGTERM, "preempted"),
         ("exp.fail('no progress')", 0, "failed"),
@@ -88,6 +90,27 @@ def test_a_run_ends_as_its_program_and_the_exit_code_is_kept(
         assert run["error"]["message"] == "SystemExit: 3"
     else:
         assert run["error"] is None
+
+
+def test_a_program_without_a_free_descriptor_fails_as_any_other(
+    programs: Programs, exps: Path
+) -> None:
+    # What tells of its end can't even be imported.
+    use_up = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+files = []
+while True:
+    files.append(open(os.devnull))
+"""
+    done = programs.run(f"{START}\n{use_up}")
+    assert done.returncode == 1
+    assert "Too many open files" in done.stderr
+    run = ended(the_run(exps))
+    assert run["status"] == "failed"
+    assert "Too many open files" in run["error"]["message"]
+    assert run["error"]["traceback"].startswith("Traceback (most recent call last)")
+    assert ", in <module>" in run["error"]["traceback"]
 
 
 def test_a_program_that_handles_sigterm_does_as_it_likes(programs: Programs, exps: Path) -> None:

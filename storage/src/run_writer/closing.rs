@@ -48,7 +48,12 @@ impl RunWriter {
                 "the run ended without a word from it",
             );
         }
-        self.save()?;
+        // The record is written once more below: what was saved when the last rank left need not be twice.
+        if self.state.dirty || self.state.params_dirty {
+            self.save()?;
+        } else {
+            self.sync()?;
+        }
         self.sealer.hurry();
         while let Some(done) = self.sealer.wait() {
             self.settle(done)?;
