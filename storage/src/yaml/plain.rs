@@ -45,8 +45,11 @@ type Result<T> = std::result::Result<T, Unusual>;
 pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let text = std::str::from_utf8(bytes).map_err(|_other| Unusual)?;
     // Line breaks and marks of other scripts mean something to the full reader.
-    let is_plain = |c: char| matches!(c, '\n' | ' '..='~') || !c.is_ascii() && c.is_alphanumeric();
-    if !text.chars().all(is_plain) {
+    let is_ours = |b: u8| matches!(b, b'\n' | b' '..=b'~');
+    let is_word = |c: char| c.is_ascii() || c.is_alphanumeric();
+    if !bytes.iter().all(|&b| is_ours(b) || b >= 0x80)
+        || !text.is_ascii() && !text.chars().all(is_word)
+    {
         return Err(Unusual);
     }
     let mut lines = Lines::new(text)?;

@@ -35,9 +35,8 @@ pub(super) fn split(line: &str) -> Result<Option<(&str, &str)>> {
                 Some(_) => return Err(Unusual),
             }
         }
-        _ => match line.find(": ") {
+        _ => match colon(line) {
             Some(end) => end,
-            None if line.ends_with(':') => line.len() - 1,
             None => return Ok(None),
         },
     };
@@ -50,6 +49,12 @@ pub(super) fn split(line: &str) -> Result<Option<(&str, &str)>> {
         Some(value) if !value.starts_with(' ') => Ok(Some((key, value))),
         _ => Err(Unusual),
     }
+}
+
+/// Where a name without quotes ends.
+fn colon(line: &str) -> Option<usize> {
+    let is_end = |at: &usize| matches!(line.as_bytes().get(at + 1), None | Some(b' '));
+    memchr::memchr_iter(b':', line.as_bytes()).find(is_end)
 }
 
 /// Where a quoted text at the beginning of a line ends.
@@ -115,7 +120,8 @@ fn unmarked(text: &str) -> Result<Scalar<'_>> {
     let begins = first.is_alphanumeric()
         || matches!(first, '/' | '_' | '.' | '<' | '(' | '=')
         || first == '-' && !text.starts_with("---") && !matches!(text.get(1..2), None | Some(" "));
-    if !begins || text.ends_with([':', ' ']) || text.contains(": ") || text.contains(" #") {
+    let has_comment = || text.as_bytes().windows(2).any(|two| two == b" #");
+    if !begins || text.ends_with(' ') || colon(text).is_some() || has_comment() {
         return Err(Unusual);
     }
     let digits = text.strip_prefix('-').unwrap_or(text);
