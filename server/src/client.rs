@@ -28,8 +28,8 @@ use crate::watch::Watch;
 use crate::watched::Batch;
 use crate::wire::{self, Line};
 
-/// A client gets news at most this often.
-const FRAME_EVERY: Duration = Duration::from_millis(200);
+/// A client gets news at most this often: that of several runs together. A run is looked at more rarely.
+const FRAME_EVERY: Duration = Duration::from_millis(50);
 /// A client hears of a run's state and of the list at least this often, news or not: silence means that something is
 /// wrong.
 const BEAT_EVERY: Duration = Duration::from_secs(5);
