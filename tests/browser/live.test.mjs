@@ -131,6 +131,22 @@ test("the list of runs is told what happens to them: nothing is asked for twice"
   assert.deepEqual(await complaints(), []);
 });
 
+test("where no stream can be had the list is asked for", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const server = await serve(t, base);
+  const context = await openBrowser(t);
+  await context.route("**/api/stream?*", (route) => route.fulfill({ status: 503, json: { error: "too many" } }));
+  const { page, complaints } = await visit(context, server.url);
+  await page.getByText("No runs yet").waitFor();
+  const run = await logger(t, base, "appears");
+  const status = page.locator('tr[data-run="appears"] [data-kind]');
+  await status.getByText("running").waitFor({ timeout: 20_000 });
+  await run.tell({ close: true });
+  await status.getByText("finished").waitFor({ timeout: 20_000 });
+  assert.equal(await page.locator("header [data-kind]").getAttribute("data-kind"), "live");
+  assert.deepEqual((await complaints()).filter((text) => !text.includes("503")), []);
+});
+
 test("how a run ended is told as it was", { timeout: TIMEOUT_MS }, async (t) => {
   const base = await folder(t);
   const [failed, interrupted, preempted, live] = await Promise.all(
