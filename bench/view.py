@@ -1,7 +1,7 @@
 """Measures viewing: listing runs, opening a long metric, and following a run live.
 
-    python bench/view.py VENVS [--exp FILE] [--runs N] [--points N ...] [--rounds N]
-                         [--clients N] [--only NAME] [--output FILE]
+    python bench/view.py VENVS [--exp FILE] [--runs N ...] [--points N ...] [--rounds N]
+                         [--clients N ...] [--only NAME] [--all] [--output FILE]
 
 VENVS has an environment for each of expman-mesh, expman-rs, tensorboard and trackio; one that is
 not there is left out. FILE of `--exp` is expman-rs's program, built from its crate.
@@ -32,6 +32,12 @@ RATE = 1_000
 
 LIVE_SECS = 20.0
 
+IDLE_SECS = 10.0
+
+OTHERS_RUNS_MAX = 1_000
+OTHERS_POINTS_MAX = 2_000_000
+"""What other libraries write within minutes."""
+
 HEAD = """# Viewing
 
 Written by `just bench view --output docs/benchmarks-view.md`, {when}, on {machine}.
@@ -61,6 +67,23 @@ with ml.Experiment("live", "l", base_dir=base, redirect_console=False) as exp:
 """
 
 
+CROWD = """
+import selectors, socket, sys
+port, path, n = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+links = selectors.DefaultSelector()
+for _ in range(n):
+    link = socket.create_connection(("127.0.0.1", port))
+    link.sendall(f"GET {path} HTTP/1.1\\r\\nHost: 127.0.0.1:{port}\\r\\n\\r\\n".encode())
+    links.register(link, selectors.EVENT_READ)
+print("ready", flush=True)
+while True:
+    for key, _ in links.select():
+        if not key.fileobj.recv(1 << 20):
+            sys.exit("a stream ended")
+"""
+"""Clients that read and do nothing, in a process of their own: they must not slow who measures."""
+
+
 def say(text: str) -> None:
     """To the terminal, beside the table."""
     sys.stderr.write(text + "\n")
@@ -75,9 +98,9 @@ def milliseconds(times: list[float]) -> str:
 class Listener(threading.Thread):
     """Follows a run, and notes how old each value is when its event is here."""
 
-    def __init__(self, port: int, path: str, ages: bool) -> None:
+    def __init__(self, port: int, path: str) -> None:
         super().__init__(daemon=True)
-        self.port, self.path, self.measures = port, path, ages
+        self.port, self.path = port, path
         self.ages: list[float] = []
         self.bytes = 0
         self.over = False
@@ -99,7 +122,7 @@ class Listener(threading.Thread):
             elif line.startswith(b"data:"):
                 data = line[5:]
             elif not line.strip():
-                if self.measures and name == b"metrics":
+                if name == b"metrics":
                     for series in json.loads(data)["series"]:
                         if series["key"] == "at":
                             self.ages += [now - at for at in series["values"]]
@@ -158,11 +181,14 @@ class Bench:
 
     def still(self) -> None:
         """Runs that are over."""
-        wanted = [("runs", self.args.runs)] + [("points", n) for n in self.args.points]
+        points = [*self.args.points, *([100_000_000] if self.args.all else [])]
+        wanted = [("runs", n) for n in self.args.runs] + [("points", n) for n in points]
         for kind, n in wanted:
             name = f"list {n:,} runs" if kind == "runs" else f"chart of {n:,} points"
+            most = OTHERS_RUNS_MAX if kind == "runs" else OTHERS_POINTS_MAX
+            too_many = n > (10 * most if self.args.all else most)
             for viewer in self.viewers():
-                if n > 2_000_000 and not isinstance(viewer, Mesh) and not self.args.all:
+                if too_many and not isinstance(viewer, Mesh):
                     self.tell(name, viewer.name, "not measured", "writing them takes too long")
                     continue
                 base = self.folder / f"{viewer.name.split()[0]}-{kind}-{n}"
@@ -172,8 +198,33 @@ class Bench:
                     took = time.monotonic() - begun
                     say(f"  {viewer.name} wrote in {took:.1f} s")
                     self.asked(viewer, base, name, kind, n)
+                    if kind == "runs":
+                        self.idle(viewer, base, n)
                 except (Failed, OSError, subprocess.SubprocessError) as e:
                     self.tell(name, viewer.name, "failed", " ".join(str(e).split())[-160:])
+
+    def idle(self, viewer: Viewer, base: Path, n: int) -> None:
+        """What a server costs that has listed its runs, and is asked nothing more."""
+        viewer.start(base)
+        try:
+            viewer.ask(viewer.list_question())
+            cpu, begun = viewer.cpu_secs(), time.monotonic()
+            time.sleep(IDLE_SECS)
+            cores = (viewer.cpu_secs() - cpu) / (time.monotonic() - begun)
+        finally:
+            viewer.stop()
+        self.tell(f"{n:,} runs, nothing asked", viewer.name, f"{cores:.4f} cores", "")
+
+    @staticmethod
+    def crowd(port: int, path: str, n: int) -> subprocess.Popen[str] | None:
+        """So many clients more."""
+        if n == 0:
+            return None
+        command = [sys.executable, "-c", CROWD, str(port), path, str(n)]
+        crowd = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert crowd.stdout is not None
+        assert crowd.stdout.readline().strip() == "ready"
+        return crowd
 
     def live(self) -> None:
         """Clients that follow a run of a thousand rows a second; only ours, and its own ages."""
@@ -191,9 +242,9 @@ class Bench:
                     viewer.start(base)
                     key = json.loads(viewer.ask(("/api/runs", None)).body)[0]["key"]
                     path = f"/api/runs/{key}/stream?topics=metrics,state"
-                    listeners = [Listener(viewer.port, path, n == 0) for n in range(clients)]
-                    for listener in listeners:
-                        listener.start()
+                    listener = Listener(viewer.port, path)
+                    listener.start()
+                    crowd = self.crowd(viewer.port, path, clients - 1)
                     time.sleep(1)
                     cpu, begun = viewer.cpu_secs(), time.monotonic()
                     writer.stdin.write("go\n")
@@ -203,14 +254,19 @@ class Bench:
                     rss = viewer.rss_bytes()
                     written = int(writer.stdout.readline())
                     time.sleep(1)
-                    for listener in listeners:
-                        listener.over = True
-                    ages = sorted(listeners[0].ages)
+                    listener.over = True
+                    ages = sorted(listener.ages)
+                    stayed = crowd is None or crowd.poll() is None
+                    if crowd is not None:
+                        crowd.terminate()
+                        crowd.wait()
                     viewer.stop()
+                if not stayed:
+                    raise Failed("the server ended a stream")
                 if len(ages) < written * 0.99:
                     raise Failed(f"{len(ages)} of {written} rows came")
                 name = f"{clients} clients, {RATE:,} rows/s"
-                rate = listeners[0].bytes / LIVE_SECS / 1e3
+                rate = listener.bytes / LIVE_SECS / 1e3
                 note = f"{rss / 1e6:,.0f} MB resident, {rate:,.0f} kB/s to each"
                 self.tell(name, viewer.name, f"{cores:.2f} cores", note)
                 p50, p99 = ages[len(ages) // 2], ages[len(ages) * 99 // 100]
@@ -225,9 +281,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("venvs", type=Path)
     parser.add_argument("--exp", type=Path)
-    parser.add_argument("--runs", type=int, default=1_000)
+    parser.add_argument("--runs", type=int, nargs="*", default=[1_000, 10_000])
     parser.add_argument("--points", type=int, nargs="*", default=[1_000_000, 10_000_000])
-    parser.add_argument("--clients", type=int, nargs="*", default=[1, 50])
+    parser.add_argument("--clients", type=int, nargs="*", default=[1, 50, 256])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only")
     parser.add_argument("--all", action="store_true", help="also what takes hours to write")

@@ -28,9 +28,10 @@ use crate::watch::Watch;
 use crate::watched::Batch;
 use crate::wire::{self, Line};
 
-/// A client gets news at most this often.
-const FRAME_EVERY: Duration = Duration::from_millis(200);
-/// A client hears of a run's state at least this often, news or not: silence means that something is wrong.
+/// A client gets news at most this often: that of several runs together. A run is looked at more rarely.
+const FRAME_EVERY: Duration = Duration::from_millis(50);
+/// A client hears of a run's state and of the list at least this often, news or not: silence means that something is
+/// wrong.
 const BEAT_EVERY: Duration = Duration::from_secs(5);
 /// The list of runs is looked at this often.
 const LIST_EVERY: Duration = Duration::from_secs(1);
@@ -142,12 +143,15 @@ impl Client {
                 () = self.to.closed() => return,
                 _ = beat.tick() => beats = true,
                 _ = list.tick(), if self.listed.is_some() => {
-                    if self.list().await.is_err() {
+                    if self.list(false).await.is_err() {
                         return;
                     }
                     continue;
                 }
                 Some(_) = looks.next() => {}
+            }
+            if beats && self.list(true).await.is_err() {
+                return;
             }
             for n in 0..self.followed.len() {
                 let sent = match self.state(n, beats).await {
@@ -166,8 +170,8 @@ impl Client {
         }
     }
 
-    /// Sends what changed in the list of runs.
-    async fn list(&mut self) -> Result<(), Gone> {
+    /// Sends what changed in the list of runs; at each beat also that nothing did.
+    async fn list(&mut self, beats: bool) -> Result<(), Gone> {
         let Some(listed) = &mut self.listed else {
             return Ok(());
         };
@@ -179,7 +183,7 @@ impl Client {
             }
         };
         let version = listing.version();
-        if version == listed.version {
+        if !beats && version == listed.version {
             return Ok(());
         }
         let frame = RunChanges::of(&listing, &listed.version, &listed.columns, None);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use expman_storage::catalog::{ExperimentEntry, open_run};
+use expman_storage::spread::spread;
 use expman_storage::{Catalog, RunEntry};
 use tokio::sync::Mutex;
 
@@ -138,24 +139,22 @@ impl Index {
 fn walk(catalog: &Catalog, before: Option<Arc<Listing>>) -> Result<Arc<Listing>> {
     let places = catalog.places(None)?;
     let version = before.as_ref().map_or(1, |old| old.version + 1);
-    let mut cards = Vec::with_capacity(places.len());
-    let mut changed = before.is_none();
-    for place in places {
+    let cards = spread(&places, |place| {
         let old = before.as_ref().and_then(|old| old.by_key.get(&place.key));
-        let card = match old {
-            Some(old) if old.place == place && !old.is_owned => Arc::clone(old),
-            old => {
-                let card = Card::of(place, version);
-                if let Some(old) = old.filter(|old| old.says_as(&card)) {
-                    Arc::clone(old)
-                } else {
-                    changed = true;
-                    Arc::new(card)
-                }
-            }
-        };
-        cards.push(card);
-    }
+        if let Some(old) = old
+            && old.place == *place
+            && !old.is_owned
+        {
+            return (Arc::clone(old), false);
+        }
+        let card = Card::of(place.clone(), version);
+        match old.filter(|old| old.says_as(&card)) {
+            Some(old) => (Arc::clone(old), false),
+            None => (Arc::new(card), true),
+        }
+    });
+    let changed = before.is_none() || cards.iter().any(|(_, changed)| *changed);
+    let cards: Vec<_> = cards.into_iter().map(|(card, _)| card).collect();
     let by_key: HashMap<_, _> = cards
         .iter()
         .map(|card| (card.place.key.clone(), Arc::clone(card)))

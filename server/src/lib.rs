@@ -16,6 +16,7 @@
 //! ```
 
 mod assets;
+mod bell;
 mod blocking;
 mod card;
 mod chart;

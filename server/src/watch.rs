@@ -11,7 +11,9 @@ use std::time::Duration;
 use expman_storage::RunEntry;
 use expman_storage::pyramid::MadeSums;
 use tokio::sync::watch as signal;
+use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::bell::Bell;
 use crate::blocking::Reads;
 use crate::error::{Result, ServeError};
 use crate::follow::{Follower, News};
@@ -20,9 +22,12 @@ pub use crate::watched::{Watched, cursor_at};
 
 /// Runs followed at once.
 const RUNS_MAX: usize = 64;
-/// A run that is being written is looked at this often.
+/// A run that is being written is looked at this often where nothing tells that it was written to, and at most this
+/// often where something does: at once when it was quiet.
 const LIVE_EVERY: Duration = Duration::from_millis(100);
-/// One that is not, this often: it may be resumed.
+/// A bell tells of what is written, not of a writer's death.
+const TOLD_EVERY: Duration = Duration::from_millis(500);
+/// A run that is not being written is looked at this often: it may be resumed.
 const STILL_EVERY: Duration = Duration::from_secs(1);
 /// A run without readers is followed for this much longer.
 const LINGER: Duration = Duration::from_secs(30);
@@ -111,26 +116,37 @@ impl Hub {
         }
         let follower = Follower::new(&run, Arc::clone(&self.made));
         let key = run.key.clone();
+        // In front of the first look, so that nothing is written between the two.
+        let bell = Bell::at(&run.dir);
         let watched = Arc::new(Watched::new(run));
         let watch = hold(&watched);
         runs.insert(key.clone(), Arc::clone(&watched));
-        tokio::spawn(Arc::clone(self).follow(key, watched, follower));
+        tokio::spawn(Arc::clone(self).follow(key, watched, follower, bell));
         Ok(watch)
     }
 
     /// Looks at the files until nobody needs them.
-    async fn follow(self: Arc<Self>, key: String, watched: Arc<Watched>, follower: Follower) {
+    async fn follow(
+        self: Arc<Self>,
+        key: String,
+        watched: Arc<Watched>,
+        follower: Follower,
+        mut bell: Option<Bell>,
+    ) {
         let mut stopping = self.stopping.clone();
         let mut follower = Some(follower);
+        let mut was_told = true;
         while let Some(mut now) = follower.take() {
             let what = watched.place();
             let into = Arc::clone(&watched);
+            let started = Instant::now();
             let look = self.reads.run(what, move || {
-                into.take(now.look());
-                Ok(now)
+                let grew = into.take(now.look());
+                Ok((now, grew))
             });
+            let mut grew = false;
             match look.await {
-                Ok(back) => follower = Some(back),
+                Ok((back, more)) => (follower, grew) = (Some(back), more),
                 // The decoder panicked, and the follower went with it: this run stays as it is.
                 Err(e) => {
                     let failure = Some(e.to_string());
@@ -140,13 +156,23 @@ impl Hub {
                     });
                 }
             }
-            let every = if watched.is_live() {
-                LIVE_EVERY
-            } else {
-                STILL_EVERY
+            let rings = bell.as_ref().is_some_and(Bell::has_rung);
+            if grew && !was_told && !rings {
+                bell = None; // it does not hear who writes
+            }
+            let every = match (watched.is_live(), &bell) {
+                (_, Some(_)) if rings => LIVE_EVERY,
+                (true, Some(_)) => TOLD_EVERY,
+                (true, None) => LIVE_EVERY,
+                (false, _) => STILL_EVERY,
+            };
+            was_told = tokio::select! {
+                () = sleep(every) => rings,
+                () = rung(bell.as_ref()) => true,
+                () = crate::told_to_stop(&mut stopping) => return,
             };
             tokio::select! {
-                () = tokio::time::sleep(every) => {}
+                () = sleep_until(started + LIVE_EVERY) => {}
                 () = crate::told_to_stop(&mut stopping) => return,
             }
             if self.forget(&key, &watched) {
@@ -178,6 +204,13 @@ impl Hub {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Watched>>> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn rung(bell: Option<&Bell>) {
+    match bell {
+        Some(bell) => bell.rings().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -200,18 +200,20 @@ impl Watched {
         self.frames.get(generation, at.rows, keys, rows).map(Some)
     }
 
-    /// Takes in what a look brought, and wakes the readers.
-    pub fn take(&self, news: News) {
+    /// Takes in what a look brought, and wakes the readers; returns whether there were rows or lines.
+    pub fn take(&self, news: News) -> bool {
         let mut state = self.lock();
         let before = (state.cursor(), state.run_version);
         state.take(news);
-        let changed = before != (state.cursor(), state.run_version);
+        let after = (state.cursor(), state.run_version);
         drop(state);
+        let (changed, grew) = (before != after, before.0 != after.0);
         self.looks.send_if_modified(|looks| {
             let tell = changed || *looks == 0;
             *looks += u64::from(tell);
             tell
         });
+        grew
     }
 }
 

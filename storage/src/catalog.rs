@@ -1,12 +1,14 @@
 //! The runs below a folder, found by walking it: `BASE/EXPERIMENT/RUN`.
 
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
 use expman_model::{RunMeta, RunStatus};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, StorageError};
-use crate::layout::{RunDir, names};
+use crate::error::{At, Result, StorageError};
+use crate::layout::RunDir;
+use crate::spread::spread;
 use crate::stamp::FileStamp;
 use crate::{durable, edits, lock, yaml};
 
@@ -92,15 +94,21 @@ pub struct Place {
 
 impl Place {
     fn at(experiment: &str, run: &str, root: PathBuf) -> Option<Self> {
-        let hidden = root.join(".expman");
+        let hidden = std::fs::symlink_metadata(root.join(".expman")).ok();
+        let is_ours = hidden.as_ref().is_some_and(Metadata::is_dir);
         // An owner renames files in all three places before it writes anything else.
         let seen = [
             FileStamp::of(&root),
             FileStamp::of(&root.join("run.yaml")),
-            FileStamp::of(&hidden),
+            hidden.as_ref().map(FileStamp::from),
         ];
+        let kind = if is_ours {
+            RunKind::Mesh
+        } else {
+            kind_of(&root)?
+        };
         Some(Self {
-            kind: kind_of(&root)?,
+            kind,
             key: key_of(experiment, run),
             experiment: experiment.to_owned(),
             run: run.to_owned(),
@@ -169,7 +177,7 @@ impl Catalog {
     /// # Errors
     /// When a folder can't be listed.
     pub fn runs(&self, experiment: Option<&str>) -> Result<Vec<RunEntry>> {
-        Ok(self.places(experiment)?.iter().map(Place::open).collect())
+        Ok(spread(&self.places(experiment)?, Place::open))
     }
 
     /// Where every run is, or those of one experiment, by experiment and name; no record is read.
@@ -182,8 +190,10 @@ impl Catalog {
             if experiment.is_some_and(|wanted| wanted != name) {
                 continue;
             }
-            let runs = folders(&path)?.into_iter();
-            found.extend(runs.filter_map(|(run, root)| Place::at(&name, &run, root)));
+            let places = spread(&folders(&path)?, |(run, root)| {
+                Place::at(&name, run, root.clone())
+            });
+            found.extend(places.into_iter().flatten());
         }
         Ok(found)
     }
@@ -217,11 +227,23 @@ pub fn key_of(experiment: &str, run: &str) -> String {
     hasher.finalize().to_hex()[..16].to_owned()
 }
 
+/// Names and paths of the folders in a folder; none when it is missing.
 fn folders(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let mut found = names(dir)?;
-    found.retain(|(name, path)| {
-        !name.starts_with('.') && std::fs::symlink_metadata(path).is_ok_and(|m| m.is_dir())
-    });
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e).at("list", dir),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.at("list", dir)?;
+        if let Ok(name) = entry.file_name().into_string()
+            && !name.starts_with('.')
+            && entry.file_type().is_ok_and(|kind| kind.is_dir())
+        {
+            found.push((name, entry.path()));
+        }
+    }
     found.sort();
     Ok(found)
 }

@@ -32,6 +32,7 @@ mod sealer;
 pub mod segment;
 pub mod select;
 pub mod spool;
+pub mod spread;
 pub mod stamp;
 mod state;
 pub mod tail;

@@ -1,8 +1,11 @@
-//! YAML files: read with one library, written with another whose output every reader reads back.
+//! YAML files: read with one library, written with another whose output every reader reads back; what is written in
+//! our own way is read without either.
 //!
 //! The reader's effort and memory can grow with the square of a text, or without any bound: by aliases, by lists
 //! that open and never close, by directives. A text that could be such a one is looked at first by the library
 //! that writes, which counts and builds nothing.
+
+mod plain;
 
 use std::io::Read;
 use std::path::Path;
@@ -17,6 +20,8 @@ use crate::error::{At, Result, StorageError};
 
 /// A YAML file larger than this is refused.
 const YAML_BYTES_MAX: u64 = 64 << 20;
+/// Most files are no larger: they are read with one call.
+const READ_BYTES: usize = 8 << 10;
 /// Lists and maps within one another; as deep as the reader goes.
 const DEPTH_MAX: usize = 128;
 /// Directives in front of a document; those who write one write one or two.
@@ -29,11 +34,25 @@ const KEY_CHARS_MAX: usize = 64 << 10;
 /// # Errors
 /// When it can't be read, is not YAML of this shape, or is larger than anybody means.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    parse(path, |bytes| {
+        plain::read(bytes).or_else(|_unusual| full(bytes))
+    })
+}
+
+/// [`read`], though never the short way; both read the same.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_in_full<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    parse(path, full)
+}
+
+fn parse<T>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, String>) -> Result<Option<T>> {
     let refused = |what: String| StorageError::Yaml {
         path: path.to_owned(),
         what,
     };
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(READ_BYTES);
     match durable::open_read(path) {
         Err(e) if e.is_not_found() => return Ok(None),
         file => file?
@@ -47,12 +66,15 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
-    if may_be_costly(&bytes) {
-        bounded(&bytes).map_err(refused)?;
+    parse(&bytes).map(Some).map_err(refused)
+}
+
+/// Reads whatever is YAML.
+fn full<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    if may_be_costly(bytes) {
+        bounded(bytes)?;
     }
-    serde_yaml::from_slice(&bytes)
-        .map(Some)
-        .map_err(|e| refused(e.to_string()))
+    serde_yaml::from_slice(bytes).map_err(|e| e.to_string())
 }
 
 /// Whether a text may hold what makes reading costly; also true for some that only look so.

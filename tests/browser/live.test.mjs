@@ -8,7 +8,7 @@ import { mkdir, readFile, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 
-import { folder, logger, openPage, serve, until } from "./harness.mjs";
+import { folder, logger, openBrowser, openPage, serve, until, visit } from "./harness.mjs";
 
 const TIMEOUT_MS = 120_000;
 /** From the call of `log_metrics` to the point on the page. */
@@ -70,19 +70,81 @@ test("a point is on the page within two seconds of log_metrics", { timeout: TIME
   assert.deepEqual(await complaints(), []);
 });
 
-test("the list of runs follows what happens to them", { timeout: TIMEOUT_MS }, async (t) => {
+test("the list of runs is told what happens to them: nothing is asked for twice", { timeout: TIMEOUT_MS }, async (t) => {
   const base = await folder(t);
   const server = await serve(t, base);
-  const { page, complaints } = await openPage(t, server.url);
+  const context = await openBrowser(t);
+  const asked = [];
+  const streams = { opened: 0, ended: 0 };
+  const isStream = (request) => /\/api\/stream\?/.test(request.url());
+  context.on("request", (request) => {
+    if (/\/api\/runs($|\?)/.test(request.url())) asked.push(request.url());
+    if (isStream(request)) streams.opened += 1;
+  });
+  for (const end of ["requestfinished", "requestfailed"])
+    context.on(end, (request) => {
+      if (isStream(request)) streams.ended += 1;
+    });
+  await context.addInitScript(() => {
+    let hidden = false;
+    Object.defineProperty(document, "hidden", { get: () => hidden });
+    window.hide = (is) => {
+      hidden = is;
+      document.dispatchEvent(new Event("visibilitychange"));
+    };
+  });
+  const { page, complaints } = await visit(context, server.url);
   await page.getByText("No runs yet").waitFor();
+  const is = (name, what) =>
+    until(`${name} is ${what}`, 30_000, async () => {
+      const badge = page.locator(`tr[data-run="${name}"] [data-kind]`);
+      return (await badge.count()) === 1 && (await badge.textContent()).trim() === what;
+    });
+  const state = (kind) => until(`the list is ${kind}`, 20_000, async () => (await page.locator("header [data-kind]").getAttribute("data-kind")) === kind);
   const run = await logger(t, base, "appears");
   await run.tell({ metrics: { loss: 1 }, step: 0 });
-  const status = () => page.locator('tr[data-run="appears"] [data-kind]').textContent();
-  await until("the run appears", 10_000, async () => (await page.locator('tr[data-run="appears"]').count()) === 1);
-  await until("it runs", 10_000, async () => (await status()).trim() === "running");
+  await is("appears", "running");
   await run.kill();
-  await until("its death is told", 30_000, async () => (await status()).trim() === "crashed");
+  await is("appears", "crashed");
+  await state("live");
+
+  await page.evaluate(() => window.hide(true));
+  await until("a hidden tab gives its stream up", 5000, () => streams.ended === 1);
+  const meanwhile = await logger(t, base, "meanwhile");
+  await page.evaluate(() => window.hide(false));
+  await is("meanwhile", "running");
+  await state("live");
+  assert.deepEqual({ ...streams, asked }, { opened: 2, ended: 1, asked: [] });
+
+  await server.stop();
+  await state("reconnecting");
+  await meanwhile.tell({ close: true });
+  await serve(t, base, server.port);
+  await is("meanwhile", "finished");
+  await state("live");
+  asked.length = 0;
+  const late = await logger(t, base, "late");
+  await is("late", "running");
+  await late.tell({ close: true });
+  await is("late", "finished");
+  assert.deepEqual(asked, []);
   assert.deepEqual(await complaints(), []);
+});
+
+test("where no stream can be had the list is asked for", { timeout: TIMEOUT_MS }, async (t) => {
+  const base = await folder(t);
+  const server = await serve(t, base);
+  const context = await openBrowser(t);
+  await context.route("**/api/stream?*", (route) => route.fulfill({ status: 503, json: { error: "too many" } }));
+  const { page, complaints } = await visit(context, server.url);
+  await page.getByText("No runs yet").waitFor();
+  const run = await logger(t, base, "appears");
+  const status = page.locator('tr[data-run="appears"] [data-kind]');
+  await status.getByText("running").waitFor({ timeout: 20_000 });
+  await run.tell({ close: true });
+  await status.getByText("finished").waitFor({ timeout: 20_000 });
+  assert.equal(await page.locator("header [data-kind]").getAttribute("data-kind"), "live");
+  assert.deepEqual((await complaints()).filter((text) => !text.includes("503")), []);
 });
 
 test("how a run ended is told as it was", { timeout: TIMEOUT_MS }, async (t) => {

@@ -168,3 +168,7 @@ export const streamUrl = (key: string, cursor: string | null): string =>
 /** One stream for several runs. */
 export const streamsUrl = (keys: readonly string[], cursor: string | null): string =>
   `api/stream${query({ runs: keys.join(","), topics: "metrics,state", cursor })}`;
+
+/** The list of runs, from a version of it on. */
+export const listUrl = (since: string | null, columns: readonly string[]): string =>
+  `api/stream${query({ topics: "runs", cursor: since === null ? null : `runs:${since}`, columns: list(columns) })}`;

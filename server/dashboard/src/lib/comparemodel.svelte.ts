@@ -49,7 +49,6 @@ export class CompareModel implements ChartHost {
         this.heardMs = Date.now();
         this.of(frame.run)?.frame(frame);
       },
-      logs: () => undefined,
       state: (detail) => {
         this.heardMs = Date.now();
         this.know(detail.run ?? detail.key, detail);

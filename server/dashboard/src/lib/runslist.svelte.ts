@@ -1,12 +1,16 @@
-/** All runs, kept up to date by asking what changed. */
+/** All runs, as the tab's stream tells of them; asked for where there is none. */
 
 import * as api from "./api";
+import { SILENCE_MAX_MS } from "./badge";
 import { LateNames, mayName } from "./latenames";
 import { merge } from "./runtable";
 import { server } from "./server.svelte";
-import type { ColumnNames, RunSummary, Sparklines } from "./types";
+import { Stream } from "./stream";
+import type { ColumnNames, RunsDelta, RunSummary, Sparklines } from "./types";
 
+/** Without a word from the stream the list is asked for this often. */
 const POLL_MS = 2000;
+const LOOK_MS = 1000;
 /** Runs of one question for sparklines, and how long what was answered is believed of a live run. */
 const SPARKS_MAX = 100;
 const SPARK_AGE_MS = 15_000;
@@ -24,8 +28,13 @@ class RunsList {
   namesProblem = $state<string | null>(null);
   private version: string | null = null;
   private columns: readonly string[] = [];
+  private live = false;
+  private stream: Stream | null = null;
+  /** Whether the stream has said something since it was opened. */
+  private told = false;
+  /** When the stream was opened, or last said something. */
+  private quietMs = 0;
   private asking = false;
-  private again = false;
   private timer: ReturnType<typeof setInterval> | null = null;
   private sparkOf = "";
   private sparkAt = new Map<string, number>();
@@ -41,17 +50,19 @@ class RunsList {
     NAMES_MS,
   );
 
-  /** Follows the list until the result is called. */
-  follow(): () => void {
-    const poll = (): void => void this.poll();
-    poll();
+  /** Follows the list until the result is called; a server that is not live is asked once. */
+  follow(live: boolean): () => void {
+    this.live = live;
+    this.begin();
     this.rename();
-    this.timer = setInterval(poll, POLL_MS);
-    document.addEventListener("visibilitychange", poll);
+    this.timer = setInterval(() => void this.poll(), LOOK_MS);
+    document.addEventListener("visibilitychange", this.onVisibility);
     return () => {
       if (this.timer !== null) clearInterval(this.timer);
       this.timer = null;
-      document.removeEventListener("visibilitychange", poll);
+      document.removeEventListener("visibilitychange", this.onVisibility);
+      this.stream?.close();
+      this.stream = null;
       this.late.stop();
     };
   }
@@ -66,8 +77,7 @@ class RunsList {
     if (columns.join("\n") === this.columns.join("\n")) return;
     this.columns = columns;
     this.version = null;
-    if (this.asking) this.again = true;
-    else void this.poll();
+    if (this.timer !== null) this.begin();
   }
 
   /** What somebody just changed, before the server tells it. */
@@ -76,28 +86,63 @@ class RunsList {
     this.runs = new Map(this.runs).set(run.key, { ...before, ...run });
   }
 
-  async poll(): Promise<void> {
-    if (this.asking || document.hidden) return;
+  private begin(): void {
+    this.stream?.close();
+    this.stream = null;
+    this.told = false;
+    this.quietMs = Date.now();
+    if (!this.live) {
+      void this.poll();
+      return;
+    }
+    this.stream = new Stream(() => api.listUrl(this.version, this.columns), {
+      runs: (delta) => {
+        this.told = true;
+        this.take(delta);
+      },
+      connection: (now) => {
+        if (now !== "open") this.told = false;
+        if (now !== "lost") return;
+        // Refused, or is nobody there? An answer tells.
+        this.quietMs = 0;
+        void this.poll();
+      },
+    });
+    this.stream.open();
+  }
+
+  private readonly onVisibility = (): void => {
+    this.quietMs = Date.now();
+  };
+
+  private take(delta: RunsDelta): void {
+    if (mayName(delta) && this.timer !== null) this.late.mark();
+    if (this.problem !== null) void server.ask();
+    if (delta.full || delta.changed.length > 0 || delta.removed.length > 0) this.runs = merge(this.runs ?? new Map(), delta);
+    this.version = delta.version;
+    this.problem = null;
+    this.heardMs = this.quietMs = Date.now();
+  }
+
+  private get isQuiet(): boolean {
+    return Date.now() - this.quietMs > (this.told ? SILENCE_MAX_MS : POLL_MS);
+  }
+
+  private async poll(): Promise<void> {
     // A snapshot does not change.
-    if (this.runs && this.version !== null && server.health?.live === false) return;
+    const needed = this.live ? this.isQuiet : this.runs === null || this.version === null;
+    if (!needed || this.asking || document.hidden) return;
     this.asking = true;
+    const { columns, stream } = this;
+    const overtaken = (): boolean => columns !== this.columns || stream !== this.stream || (this.live && !this.isQuiet);
     try {
-      const delta = await api.runs(this.version, this.columns);
-      if (mayName(delta) && this.timer !== null) this.late.mark();
-      if (this.problem !== null) void server.ask();
-      if (delta.full || delta.changed.length > 0 || delta.removed.length > 0) this.runs = merge(this.runs ?? new Map(), delta);
-      this.version = delta.version;
-      this.problem = null;
-      this.heardMs = Date.now();
+      const delta = await api.runs(this.version, columns);
+      if (!overtaken()) this.take(delta);
     } catch (error) {
-      this.problem = error instanceof Error ? error.message : String(error);
+      if (!overtaken()) this.problem = error instanceof Error ? error.message : String(error);
     } finally {
       this.asking = false;
-      if (this.again) {
-        this.again = false;
-        this.version = null;
-        void this.poll();
-      }
+      if (columns !== this.columns) void this.poll();
     }
   }
 

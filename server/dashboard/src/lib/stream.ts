@@ -1,7 +1,7 @@
 /** The tab's one event stream: opened again by itself, closed while the tab is hidden. */
 
 import type { Connection } from "./badge";
-import type { LogsFrame, MetricsAnswer, RunDetail } from "./types";
+import type { LogsFrame, MetricsAnswer, RunDetail, RunsDelta } from "./types";
 
 const RETRY_FIRST_MS = 1000;
 const RETRY_MAX_MS = 15_000;
@@ -10,13 +10,15 @@ const RETRY_MAX_MS = 15_000;
 export type Of<T> = T & { run?: string };
 
 export interface StreamHooks {
-  metrics(frame: Of<MetricsAnswer>): void;
-  logs(frame: Of<LogsFrame>): void;
-  state(detail: Of<RunDetail>): void;
+  metrics?(frame: Of<MetricsAnswer>): void;
+  logs?(frame: Of<LogsFrame>): void;
+  state?(detail: Of<RunDetail>): void;
+  /** What changed in the list of runs. */
+  runs?(delta: RunsDelta): void;
   /** The server could not go on from our cursor and begins anew: fetch everything again. */
-  reset(run: string | undefined): void;
+  reset?(run: string | undefined): void;
   /** The first event of a stream that was opened without a cursor: what came before it is not sent. */
-  begun(cursor: string): void;
+  begun?(cursor: string): void;
   connection(now: Connection): void;
 }
 
@@ -80,16 +82,17 @@ export class Stream {
       // before the first event.
       if (source.readyState === EventSource.CLOSED) this.later();
     };
-    this.on(source, "metrics", (frame) => this.hooks.metrics(frame as Of<MetricsAnswer>));
-    this.on(source, "logs", (frame) => this.hooks.logs(frame as Of<LogsFrame>));
-    this.on(source, "state", (frame) => this.hooks.state(frame as Of<RunDetail>));
-    this.on(source, "reset", (frame) => this.hooks.reset((frame as Of<object>).run));
+    this.on(source, "metrics", (frame) => this.hooks.metrics?.(frame as Of<MetricsAnswer>));
+    this.on(source, "logs", (frame) => this.hooks.logs?.(frame as Of<LogsFrame>));
+    this.on(source, "state", (frame) => this.hooks.state?.(frame as Of<RunDetail>));
+    this.on(source, "runs", (frame) => this.hooks.runs?.(frame as RunsDelta));
+    this.on(source, "reset", (frame) => this.hooks.reset?.((frame as Of<object>).run));
   }
 
   private on(source: EventSource, name: string, take: (frame: unknown) => void): void {
     source.addEventListener(name, (event: MessageEvent<string>) => {
       if (event.lastEventId) {
-        if (this.cursor === null) this.hooks.begun(event.lastEventId);
+        if (this.cursor === null) this.hooks.begun?.(event.lastEventId);
         this.cursor = event.lastEventId;
       }
       take(JSON.parse(event.data));

@@ -29,12 +29,19 @@ fn round_trip<T>(path: &Path)
 where
     T: serde::de::DeserializeOwned + serde::Serialize + Debug,
 {
-    let Ok(Some(value)) = yaml::read::<T>(path) else {
+    let read = yaml::read::<T>(path);
+    if let (Ok(read), Ok(whole)) = (&read, yaml::read_in_full::<T>(path)) {
+        assert_eq!(
+            format!("{read:?}"),
+            format!("{whole:?}"),
+            "read in two ways"
+        );
+    }
+    let Ok(Some(value)) = read else {
         return;
     };
     yaml::write(path, &value).expect("what was read can be written");
     let again = yaml::read::<T>(path).expect("what was written can be read");
-    // By their words, because no number is not itself.
     assert_eq!(
         format!("{:?}", Some(value)),
         format!("{again:?}"),
