@@ -20,6 +20,7 @@ use expman_storage::RunDir;
 use expman_storage::spool::{SPOOL_FORMAT, Spool, SpoolHeader};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
 
 pub(crate) use self::notices::{Notices, Source};
 use crate::capture::Capture;
@@ -123,8 +124,8 @@ pub(crate) struct ForwardState {
     stats: ForwardStats,
     /// What the present owner knows of this, and since when.
     told: Option<(Health, Instant)>,
-    /// When the next [`ForwardMsg::SpoolDue`] comes, if one is on its way.
-    spool_look: Option<Instant>,
+    /// When the next [`ForwardMsg::SpoolDue`] comes, if one is on its way, and what calls it off.
+    spool_look: Option<(Instant, AbortHandle)>,
     /// Where the last error came from.
     troubled: Option<Source>,
     /// The run that the owners so far wrote.
@@ -347,17 +348,27 @@ impl ForwardState {
 }
 
 /// Wakes the actor when the ring has something: at once when much waits, else after a pause that lets a batch gather.
+///
+/// As long as each pause brings something the ring is looked at after the next one, too: then nobody who logs has to
+/// wake anybody.
 pub(crate) async fn watch_ring(ring: Arc<Ring>, actor: ActorRef<ForwardMsg>, batch_age: Duration) {
     loop {
-        ring.ready().await;
-        if ring.waiting() < BATCH_BYTES {
-            tokio::select! {
-                () = tokio::time::sleep(batch_age) => {}
-                () = ring.ready() => {}
+        ring.first().await;
+        // What woke this is passed on in any case: it may be the end.
+        let mut is_first = true;
+        loop {
+            let is_urgent = is_first && ring.waiting() >= BATCH_BYTES
+                || tokio::select! {
+                    () = tokio::time::sleep(batch_age) => false,
+                    () = ring.urgent() => true,
+                };
+            if !is_urgent && !is_first && ring.waiting() == 0 {
+                break;
             }
-        }
-        if actor.cast(ForwardMsg::Drain).is_err() {
-            return;
+            if actor.cast(ForwardMsg::Drain).is_err() {
+                return;
+            }
+            is_first = false;
         }
     }
 }

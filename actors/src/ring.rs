@@ -13,6 +13,7 @@ pub mod leftover;
 mod memory;
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ pub struct Ring {
     inner: Mutex<Inner>,
     room: Condvar,
     wake: Notify,
+    /// Whether the consumer sleeps until a first record comes; else it looks again by itself.
+    sleeps: AtomicBool,
     /// Bytes at which the consumer is woken at once.
     urgent: usize,
     birth: Birth,
@@ -58,6 +61,7 @@ impl Ring {
             inner: Mutex::new(inner),
             room: Condvar::new(),
             wake: Notify::new(),
+            sleeps: AtomicBool::new(false),
             urgent,
             birth: Birth::here(),
             is_shared,
@@ -155,10 +159,11 @@ impl Ring {
         Some(seq)
     }
 
-    /// Wakes the consumer when the first record waits, and when a batch does.
+    /// Wakes the consumer when a batch waits, and when the first record does and it sleeps.
     #[inline]
     fn wake_for(&self, before: usize, after: usize) {
-        if before == 0 || (before < self.urgent && after >= self.urgent) {
+        let is_first = before == 0 && self.sleeps.load(Ordering::Relaxed);
+        if is_first || (before < self.urgent && after >= self.urgent) {
             self.wake.notify_one();
         }
     }
@@ -360,9 +365,19 @@ impl Ring {
         }
     }
 
-    /// Waits until there is something to cut, or soon will be.
-    pub async fn ready(&self) {
+    /// Waits for more than can wait: a full batch, a full ring, the end.
+    pub async fn urgent(&self) {
         self.wake.notified().await;
+    }
+
+    /// Waits for the first record, or what is [`Ring::urgent`]; nobody looks at the ring meanwhile.
+    pub async fn first(&self) {
+        self.sleeps.store(true, Ordering::Relaxed);
+        // Whoever pushed before this look was not told to wake anybody; whoever pushes behind it is, by the lock.
+        if self.waiting() == 0 {
+            self.wake.notified().await;
+        }
+        self.sleeps.store(false, Ordering::Relaxed);
     }
 }
 

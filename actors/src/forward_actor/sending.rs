@@ -162,16 +162,22 @@ impl ForwardState {
         if let Err(what) = spooled {
             self.spool_failed(&what);
         }
-        let Some(look) = self.outbox.look_again() else {
+        let look = self.outbox.look_again();
+        let known = self.spool_look.as_ref().map(|(at, _)| *at);
+        if known == look || known.zip(look).is_some_and(|(known, look)| known < look) {
             return;
-        };
-        if self.spool_look.is_none_or(|known| look < known) {
+        }
+        // What was to be looked at is written by now, or something is due before it.
+        if let Some((_, off)) = self.spool_look.take() {
+            off.abort();
+        }
+        self.spool_look = look.map(|look| {
             let after = look
                 .saturating_duration_since(now)
                 .max(Duration::from_millis(1));
-            drop(myself.send_after(after, || ForwardMsg::SpoolDue));
-            self.spool_look = Some(look);
-        }
+            let timer = myself.send_after(after, || ForwardMsg::SpoolDue);
+            (look, timer.abort_handle())
+        });
     }
 
     fn spool_failed(&mut self, what: &str) {

@@ -95,7 +95,8 @@ pub struct Append {
 impl Append {
     pub(crate) fn new() -> Self {
         let mut open = Open::new();
-        let batches = (0..512).map(|_| open.batch()).rev().collect();
+        let mut batches: Vec<_> = (0..512).map(|_| open.batch()).collect();
+        batches.reverse();
         Self { open, batches }
     }
 }
