@@ -17,7 +17,7 @@ setup extras="demo,test":
 
 # Everything that must hold
 [group('check')]
-test: (setup "demo,test") lint test-rust test-python test-dashboard
+test: (setup "demo,test") lint test-rust test-instructions test-python test-dashboard
 
 # Form and lints of all three languages
 [group('check')]
@@ -27,6 +27,11 @@ lint: (setup "demo,test")
 [group('check')]
 test-rust:
     @scripts/test-rust.sh
+
+# Instructions of the inner loops against bench/instructions.json; --write takes them over
+[group('check')]
+test-instructions *args:
+    @scripts/test-instructions.sh {{ args }}
 
 # The installed wheel; arguments go to pytest
 [group('check')]
