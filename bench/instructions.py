@@ -1,4 +1,4 @@
-"""Counts the instructions of the inner loops under valgrind, and compares them with committed bounds.
+"""Counts the instructions of the inner loops under valgrind, and compares them with bounds.
 
     python bench/instructions.py PROGRAM [--write] [NAME ...]
 
@@ -29,9 +29,12 @@ def say(line: str) -> None:
 
 def counted(program: str, name: str, times: int) -> int:
     """Instructions of a whole run of the program."""
-    valgrind = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
+    valgrind = ["valgrind", "--tool=cachegrind", "--cache-sim=no"]
     done = subprocess.run(
-        [*valgrind, program, name, str(times)], capture_output=True, text=True, check=True
+        [*valgrind, "--cachegrind-out-file=/dev/null", program, name, str(times)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
     if found is None:
