@@ -409,7 +409,7 @@ def test_owners_that_die_before_they_serve_are_tried_again_with_growing_pauses(
     def hunt() -> None:
         while not done.is_set():
             for pid, command in marked(tmp_path).items():
-                if "ExtensionFileLoader" in command:
+                if "owner_main" in command:
                     try:
                         os.kill(pid, signal.SIGKILL)
                     except OSError:

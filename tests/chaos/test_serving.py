@@ -24,7 +24,7 @@ watch = Stopwatch()
 done = threading.Event()
 threading.Thread(target=lambda: (hear(), done.set()), daemon=True).start()
 step = 0
-while not done.is_set():
+while not done.is_set() or step < 2_000:
     watch.call(exp.log_metrics, {"x": float(step)}, step)
     if step % 50 == 49:
         time.sleep(0.01)
