@@ -141,6 +141,7 @@ test("the log is searched on the server, filtered, and followed meanwhile", { ti
   const server = await serve(t, base);
   const { page, complaints } = await openPage(t, server.url);
   await row(page, "talks").locator("a.name").click();
+  await page.getByRole("link", { name: "logs" }).waitFor();
   await page.keyboard.press("l");
   const line = (text) => page.locator(".line .text", { hasText: text });
   await line("loading 100%").waitFor();
