@@ -9,5 +9,6 @@ if ! have valgrind; then
     exit 0
 fi
 step "rust: instructions of the inner loops"
-cargo build --release --locked --quiet -p expman-bench --bin instructions
+# With the features that the wheel was built with, so that its crates serve here, too.
+cargo build --release --locked --quiet -p expman-bindings -p expman-bench --bin instructions
 "${PYTHON:-python3}" -B bench/instructions.py target/release/instructions "$@"
