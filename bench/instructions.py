@@ -48,8 +48,16 @@ def each(program: str, name: str, of: int) -> float:
     return (many - few) / (REPEATS[1] - REPEATS[0]) / of
 
 
-def compiler() -> str:
-    return subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.strip()
+def built_by() -> str:
+    """What counts depend on besides the code: the compiler, and for which processor libc copies."""
+    rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.strip()
+    info = dict(
+        (part.strip() for part in line.split(":", 1))
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if ":" in line
+    )
+    flags = {"avx2", "bmi2", "erms", "fsrm", "sse4_2"} & set(info.get("flags", "").split())
+    return f"{rustc}, {info.get('vendor_id', 'unknown')} {' '.join(sorted(flags))}"
 
 
 def main() -> None:
@@ -75,10 +83,10 @@ def main() -> None:
         if args.write:
             counts[name] = round(found, 1)
     if args.write:
-        BOUNDS.write_text(json.dumps({"compiler": compiler(), "counts": counts}, indent=4) + "\n")
+        BOUNDS.write_text(json.dumps({"built_by": built_by(), "counts": counts}, indent=4) + "\n")
         return
-    if dearer and known.get("compiler") != compiler():
-        say(f"not compared: the bounds are of {known.get('compiler')}, this is {compiler()}")
+    if dearer and known.get("built_by") != built_by():
+        say(f"not compared: the bounds are of {known.get('built_by')}, this is {built_by()}")
     elif dearer:
         sys.exit(f"error: dearer by more than {MARGIN:.0%}: {', '.join(dearer)}")
 
