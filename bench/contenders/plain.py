@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from contenders.base import Contender, Log, Series, by_key
 
@@ -139,7 +139,20 @@ class Sqlite(Standard):
         return by_key(link.execute("select key, step, value from metrics order by rowid"))
 
 
-class Csv(Standard):
+class TextFile(Standard):
+    """A file of text for each rank."""
+
+    file: TextIO
+
+    def stored(self) -> float:
+        self.file.flush()
+        return time.perf_counter()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Csv(TextFile):
     """csv.writer, a column per metric, a file with its own buffer."""
 
     name = "csv"
@@ -164,13 +177,6 @@ class Csv(Standard):
 
         return log
 
-    def stored(self) -> float:
-        self.file.flush()
-        return time.perf_counter()
-
-    def close(self) -> None:
-        self.file.close()
-
     def read(self) -> Series:
         import csv
 
@@ -183,7 +189,7 @@ class Csv(Standard):
         return found
 
 
-class JsonLines(Standard):
+class JsonLines(TextFile):
     """json.dumps, a line per row, a file with a buffer of 1 MiB."""
 
     name = "jsonl"
@@ -204,13 +210,6 @@ class JsonLines(Standard):
             write(dumps({"step": step, **metrics}) + "\n")
 
         return log
-
-    def stored(self) -> float:
-        self.file.flush()
-        return time.perf_counter()
-
-    def close(self) -> None:
-        self.file.close()
 
     def read(self) -> Series:
         import json

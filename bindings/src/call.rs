@@ -12,7 +12,6 @@
 use std::cell::RefCell;
 use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use std::ptr::null_mut;
 
 use expman_model::record::set_moment;
@@ -25,7 +24,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::exit::is_ending;
 use crate::run::CoreRun;
-use crate::shapes::Shapes;
+use crate::shapes::{Shapes, whole};
 
 /// `METH_FASTCALL`: every `CPython` since 3.7 has it, and those from 3.10 on promise to keep it.
 const METH_FASTCALL: c_int = 0x80;
@@ -135,19 +134,6 @@ fn at_once(run: &Bound<'_, CoreRun>, given: &Given<'_>) -> Option<u64> {
         set_moment(record, now_us(), step);
         run.push_at_once(record)
     })
-}
-
-/// A step that is a plain integer of 64 bits.
-#[inline]
-fn whole(step: *mut PyObject) -> Option<i64> {
-    unsafe {
-        if ffi::PyLong_CheckExact(step) == 0 {
-            return None;
-        }
-        let mut beyond = 0;
-        let number = ffi::PyLong_AsLongLongAndOverflow(step, &raw mut beyond);
-        (beyond == 0).then_some(number)
-    }
 }
 
 /// The call, whatever it is: by the method, which knows all cases and says what is wrong with others.

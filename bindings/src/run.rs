@@ -95,7 +95,7 @@ impl CoreRun {
         };
         let mut pushed = Ok(0);
         let refused = with_record(&dict, step, |record| {
-            // Here that the record has no number yet: it will be of use for the next call of this kind.
+            // The next call of this kind begins with this record.
             with_shapes(|shapes| shapes.learn(&dict, record));
             pushed = self.push(py, record);
         })?;

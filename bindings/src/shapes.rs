@@ -198,17 +198,23 @@ impl<'a> Entries<'a> {
 /// The kind and the bits of a value that is a float, one of NumPy included, or a plain integer of 64 bits.
 #[inline]
 fn number(value: *mut ffi::PyObject) -> Option<(u8, u64)> {
+    if unsafe { ffi::PyFloat_Check(value) } != 0 {
+        // Of a float, whatever its class, this reads the number.
+        return Some((FLOAT, unsafe { ffi::PyFloat_AsDouble(value) }.to_bits()));
+    }
+    whole(value).map(|number| (INT, number.cast_unsigned()))
+}
+
+/// A plain integer of 64 bits.
+#[inline]
+pub(crate) fn whole(value: *mut ffi::PyObject) -> Option<i64> {
     unsafe {
-        if ffi::PyFloat_Check(value) != 0 {
-            // Of a float, whatever its class, this reads the number.
-            return Some((FLOAT, ffi::PyFloat_AsDouble(value).to_bits()));
+        if ffi::PyLong_CheckExact(value) == 0 {
+            return None;
         }
-        if ffi::PyLong_CheckExact(value) != 0 {
-            let mut beyond = 0;
-            let number = ffi::PyLong_AsLongLongAndOverflow(value, &raw mut beyond);
-            return (beyond == 0).then_some((INT, number.cast_unsigned()));
-        }
-        None
+        let mut beyond = 0;
+        let number = ffi::PyLong_AsLongLongAndOverflow(value, &raw mut beyond);
+        (beyond == 0).then_some(number)
     }
 }
 

@@ -160,6 +160,8 @@ pub fn put_metrics_head(out: &mut Vec<u8>, step: Option<i64>, points: u32) {
     out.extend_from_slice(&points.to_le_bytes());
 }
 
+/// Where a record's moment stands.
+const TIMESTAMP_AT: usize = RECORD_HEADER_BYTES - 8;
 /// Where the step of a metrics record stands, behind the byte that says whether there is one.
 const STEP_AT: usize = RECORD_HEADER_BYTES + 1;
 /// Where its points begin.
@@ -169,7 +171,7 @@ pub const POINTS_AT: usize = STEP_AT + 8 + 4;
 #[inline]
 pub fn set_moment(record: &mut [u8], timestamp_us: i64, step: Option<i64>) {
     if let Some(head) = record.first_chunk_mut::<POINTS_AT>() {
-        head[13..RECORD_HEADER_BYTES].copy_from_slice(&timestamp_us.to_le_bytes());
+        head[TIMESTAMP_AT..RECORD_HEADER_BYTES].copy_from_slice(&timestamp_us.to_le_bytes());
         head[RECORD_HEADER_BYTES] = u8::from(step.is_some());
         head[STEP_AT..STEP_AT + 8].copy_from_slice(&step.unwrap_or(0).to_le_bytes());
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use expman_model::{RunMeta, RunStatus};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{At, Result, StorageError};
-use crate::layout::RunDir;
+use crate::error::{Result, StorageError};
+use crate::layout::{RunDir, children};
 use crate::spread::spread;
 use crate::stamp::FileStamp;
 use crate::{durable, edits, lock, yaml};
@@ -229,21 +229,12 @@ pub fn key_of(experiment: &str, run: &str) -> String {
 
 /// Names and paths of the folders in a folder; none when it is missing.
 fn folders(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e).at("list", dir),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.at("list", dir)?;
-        if let Ok(name) = entry.file_name().into_string()
-            && !name.starts_with('.')
-            && entry.file_type().is_ok_and(|kind| kind.is_dir())
-        {
-            found.push((name, entry.path()));
-        }
-    }
+    let mut found = children(dir)?;
+    found.retain(|(name, entry)| {
+        !name.starts_with('.') && entry.file_type().is_ok_and(|kind| kind.is_dir())
+    });
+    let found = found.into_iter();
+    let mut found: Vec<_> = found.map(|(name, entry)| (name, entry.path())).collect();
     found.sort();
     Ok(found)
 }

@@ -215,6 +215,12 @@ impl RunDir {
 
 /// Names and paths of a folder's children; none when the folder is missing.
 pub(crate) fn names(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let found = children(dir)?.into_iter();
+    Ok(found.map(|(name, entry)| (name, entry.path())).collect())
+}
+
+/// A folder's children by their names; none when the folder is missing.
+pub(crate) fn children(dir: &Path) -> Result<Vec<(String, fs::DirEntry)>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -224,7 +230,7 @@ pub(crate) fn names(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     for entry in entries {
         let entry = entry.at("list", dir)?;
         if let Ok(name) = entry.file_name().into_string() {
-            found.push((name, entry.path()));
+            found.push((name, entry));
         }
     }
     Ok(found)

@@ -20,7 +20,7 @@ use crate::pyramid::Upkeep;
 use crate::reader::segment_chain;
 use crate::rows::Rows;
 use crate::run_writer::{Chores, Log, RunWriter, header};
-use crate::sealer::{Sealer, remove};
+use crate::sealer::{Sealer, Sorted, prepare, remove};
 use crate::state::RunState;
 use crate::text::{self, LogKind, Packer, TextFile};
 use crate::wal::FrameEncoder;
@@ -90,10 +90,8 @@ impl RunWriter {
         let mut sums = Upkeep::new(dir.clone(), fence.clone());
         sums.prune(published)?;
         if hi > lo {
-            let order = rows.sorted();
-            sums.seal(&rows, &order, lo, hi);
-            segment::prepare_in_order(&dir.segment(lo, hi), &rows, &order, hi)?
-                .publish(Some(&fence))?;
+            let sorted = Sorted::of(&rows, lo, hi);
+            prepare(&dir.segment(lo, hi), Some(&mut sums), &sorted)?.publish(Some(&fence))?;
             rows = Rows {
                 keys: std::mem::take(&mut rows.keys),
                 ..Rows::default()

@@ -193,13 +193,7 @@ impl Worker {
                     hi,
                     logs,
                 } => {
-                    let order = rows.sorted();
-                    let sorted = Sorted {
-                        rows: &rows,
-                        order: &order,
-                        lo,
-                        hi,
-                    };
+                    let sorted = Sorted::of(&rows, lo, hi);
                     let Self {
                         dir,
                         sums,
@@ -232,12 +226,7 @@ impl Worker {
         let mut hi = segment::read_hi(&metrics)?;
         let chain = segment_chain(&self.dir, &mut hi)?;
         if !chain.is_empty() {
-            let sources: Vec<_> = std::iter::once(metrics.as_path())
-                .chain(chain.iter().map(PathBuf::as_path))
-                .collect();
-            let next = segment::prepare_spliced(&metrics, &sources, hi)?;
-            self.sums.publish(hi);
-            next.publish(Some(&self.fence))?;
+            join(&self.dir, &self.sums, &self.fence, &chain, hi)?;
             for path in &chain {
                 remove(path)?;
             }
@@ -303,12 +292,24 @@ fn seal(
 }
 
 /// The rows `[lo, hi)` of a run, with the order that they are written in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Sorted<'a> {
-    pub(crate) rows: &'a Rows,
-    pub(crate) order: &'a [u32],
-    pub(crate) lo: u64,
-    pub(crate) hi: u64,
+    rows: &'a Rows,
+    order: Vec<u32>,
+    lo: u64,
+    hi: u64,
+}
+
+impl<'a> Sorted<'a> {
+    pub(crate) fn of(rows: &'a Rows, lo: u64, hi: u64) -> Self {
+        let order = rows.sorted();
+        Self {
+            rows,
+            order,
+            lo,
+            hi,
+        }
+    }
 }
 
 /// The file of sorted rows up to the moment when it gets its name; meanwhile their sum is made, on another core if
@@ -318,18 +319,33 @@ pub(crate) fn prepare(
     sums: Option<&mut Upkeep>,
     sorted: &Sorted<'_>,
 ) -> Result<Prepared> {
-    let Sorted {
-        rows,
-        order,
-        lo,
-        hi,
-    } = *sorted;
+    let (rows, order, lo, hi) = (sorted.rows, &sorted.order, sorted.lo, sorted.hi);
     std::thread::scope(|scope| {
         if let Some(sums) = sums {
-            scope.spawn(|| sums.seal(rows, order, lo, hi));
+            scope.spawn(move || sums.seal(rows, order, lo, hi));
         }
         segment::prepare_in_order(path, rows, order, hi)
     })
+}
+
+/// Brings the segments of `chain`, the last of which ends at `hi`, behind the published rows; they stay.
+pub(crate) fn join(
+    dir: &RunDir,
+    sums: &Upkeep,
+    fence: &Fence,
+    chain: &[PathBuf],
+    hi: u64,
+) -> Result<()> {
+    if chain.is_empty() {
+        return Ok(());
+    }
+    let metrics = dir.metrics();
+    let sources: Vec<_> = std::iter::once(metrics.as_path())
+        .chain(chain.iter().map(PathBuf::as_path))
+        .collect();
+    let next = segment::prepare_spliced(&metrics, &sources, hi)?;
+    sums.publish(hi);
+    next.publish(Some(fence))
 }
 
 /// Removes a file that may be gone already.

@@ -178,16 +178,18 @@ pub fn claimed_hi(meta: &ParquetMetaData) -> Option<u64> {
 /// # Errors
 /// When it is no Parquet file, or not ours.
 pub fn read_hi(path: &Path) -> Result<u64> {
-    claimed_hi(&footer(path)?).ok_or_else(|| StorageError::Damaged {
+    extent(path).map(|(hi, _)| hi)
+}
+
+/// The `hi` of a published file, and its number of row groups.
+pub(crate) fn extent(path: &Path) -> Result<(u64, usize)> {
+    let meta = footer(path)?;
+    let hi = claimed_hi(&meta).ok_or_else(|| StorageError::Damaged {
         path: path.to_owned(),
         offset: 0,
         what: format!("its metadata lacks {HI}"),
-    })
-}
-
-/// Row groups of a file.
-pub(crate) fn row_groups(path: &Path) -> Result<usize> {
-    Ok(footer(path)?.num_row_groups())
+    })?;
+    Ok((hi, meta.num_row_groups()))
 }
 
 /// A file's metadata without its page index.

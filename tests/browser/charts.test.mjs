@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 
-import { folder, logger, openBrowser, openPage, serve, until, visit, wire } from "./harness.mjs";
+import { folder, hideable, logger, openBrowser, openPage, serve, until, visit, wire } from "./harness.mjs";
 
 const TIMEOUT_MS = 120_000;
 /** How long the memory of a page with 500 live charts is watched; ten minutes show a slow leak. */
@@ -129,14 +129,7 @@ test("seven tabs follow a run, though a browser opens six connections", { timeou
   const server = await serve(t, base);
   const context = await openBrowser(t);
   // Headless tabs are all on the screen; here one is, as in a window.
-  await context.addInitScript(() => {
-    let hidden = false;
-    Object.defineProperty(document, "hidden", { get: () => hidden });
-    window.hide = (is) => {
-      hidden = is;
-      document.dispatchEvent(new Event("visibilitychange"));
-    };
-  });
+  await hideable(context);
   const tabs = [];
   for (let n = 0; n < 7; n++) {
     const { page } = await visit(context, server.url);

@@ -166,6 +166,18 @@ export async function visit(context, url) {
   return { page, complaints: async () => [...complaints, ...(await page.evaluate(() => window.violations))] };
 }
 
+/** Gives the context's pages `hide(is)`: headless tabs are all on the screen, and this one goes, or comes back. */
+export async function hideable(context) {
+  await context.addInitScript(() => {
+    let hidden = false;
+    Object.defineProperty(document, "hidden", { get: () => hidden });
+    window.hide = (is) => {
+      hidden = is;
+      document.dispatchEvent(new Event("visibilitychange"));
+    };
+  });
+}
+
 /** Asks again until there is an answer. */
 export async function until(what, timeoutMs, ask) {
   const deadline = Date.now() + timeoutMs;

@@ -8,7 +8,7 @@ import { mkdir, readFile, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 
-import { folder, logger, openBrowser, openPage, serve, until, visit } from "./harness.mjs";
+import { folder, hideable, logger, openBrowser, openPage, serve, until, visit } from "./harness.mjs";
 
 const TIMEOUT_MS = 120_000;
 /** From the call of `log_metrics` to the point on the page. */
@@ -85,14 +85,7 @@ test("the list of runs is told what happens to them: nothing is asked for twice"
     context.on(end, (request) => {
       if (isStream(request)) streams.ended += 1;
     });
-  await context.addInitScript(() => {
-    let hidden = false;
-    Object.defineProperty(document, "hidden", { get: () => hidden });
-    window.hide = (is) => {
-      hidden = is;
-      document.dispatchEvent(new Event("visibilitychange"));
-    };
-  });
+  await hideable(context);
   const { page, complaints } = await visit(context, server.url);
   await page.getByText("No runs yet").waitFor();
   const is = (name, what) =>

@@ -163,9 +163,10 @@ impl ForwardState {
             self.spool_failed(&what);
         }
         let look = self.outbox.look_again();
-        let known = self.spool_look.as_ref().map(|(at, _)| *at);
-        if known == look || known.zip(look).is_some_and(|(known, look)| known < look) {
-            return;
+        match (&self.spool_look, look) {
+            (None, None) => return,
+            (Some((known, _)), Some(look)) if *known <= look => return,
+            _ => {}
         }
         // What was to be looked at is written by now, or something is due before it.
         if let Some((_, off)) = self.spool_look.take() {

@@ -9,7 +9,7 @@ use super::{LiveWriter, RunWriter};
 use crate::error::{Result, StorageError};
 use crate::pyramid::Upkeep;
 use crate::reader::{Filter, segment_chain, snapshot, unsealed};
-use crate::sealer::{Sorted, prepare, remove};
+use crate::sealer::{Sorted, join, prepare, remove};
 use crate::{durable, segment};
 
 /// How often, and how long apart, the events are tried that a run has left at its end.
@@ -70,14 +70,8 @@ impl RunWriter {
                 &read
             };
             self.all_there(rows.len() as u64, total)?;
-            let order = rows.sorted();
             let mut sums = Upkeep::new(self.dir.clone(), self.fence.clone());
-            let sorted = Sorted {
-                rows,
-                order: &order,
-                lo: 0,
-                hi: total,
-            };
+            let sorted = Sorted::of(rows, 0, total);
             prepare(&self.dir.metrics(), Some(&mut sums), &sorted)?.publish(Some(&self.fence))?;
             self.merged = true;
         }
@@ -103,18 +97,15 @@ impl RunWriter {
         if self.lo == 0 {
             return Ok(false);
         }
-        let metrics = self.dir.metrics();
-        let mut hi = segment::read_hi(&metrics)?;
-        let published = segment::row_groups(&metrics)?;
+        let (mut hi, published) = segment::extent(&self.dir.metrics())?;
         let groups = published + segment_chain(&self.dir, &mut hi)?.len() + 1;
         Ok(total / groups as u64 >= GROUP_ROWS_ENOUGH)
     }
 
     /// Brings what is not published yet behind the published rows, without sorting those again.
     fn append_published(&mut self, total: u64) -> Result<()> {
-        let metrics = self.dir.metrics();
         let mut sums = Upkeep::new(self.dir.clone(), self.fence.clone());
-        let mut hi = segment::read_hi(&metrics)?;
+        let mut hi = segment::read_hi(&self.dir.metrics())?;
         let mut chain = segment_chain(&self.dir, &mut hi)?;
         if hi < total {
             let read;
@@ -126,26 +117,12 @@ impl RunWriter {
             };
             self.all_there(hi + rows.len() as u64, total)?;
             let path = self.dir.segment(hi, total);
-            let order = rows.sorted();
-            let sorted = Sorted {
-                rows,
-                order: &order,
-                lo: hi,
-                hi: total,
-            };
+            let sorted = Sorted::of(rows, hi, total);
             prepare(&path, Some(&mut sums), &sorted)?.publish(Some(&self.fence))?;
             chain.push(path);
             hi = total;
         }
-        if !chain.is_empty() {
-            let sources: Vec<_> = std::iter::once(metrics.as_path())
-                .chain(chain.iter().map(std::path::PathBuf::as_path))
-                .collect();
-            let next = segment::prepare_spliced(&metrics, &sources, hi)?;
-            sums.publish(hi);
-            next.publish(Some(&self.fence))?;
-        }
-        Ok(())
+        join(&self.dir, &sums, &self.fence, &chain, hi)
     }
 
     /// What was read back must be all there is, before anything is removed for its sake.
