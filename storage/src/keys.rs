@@ -39,6 +39,14 @@ impl KeyTable {
         self.0.ids.get(name).copied()
     }
 
+    /// Whether a number is that of a name.
+    #[must_use]
+    #[inline]
+    pub fn is(&self, id: u32, name: &[u8]) -> bool {
+        let known = self.0.names.get(id as usize);
+        known.is_some_and(|known| known.as_bytes() == name)
+    }
+
     /// All names in the order of their numbers.
     #[must_use]
     pub fn names(&self) -> &[Arc<str>] {

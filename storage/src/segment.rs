@@ -19,7 +19,7 @@ use crate::durable::{self, Prepared};
 use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
 use crate::nesting;
-use crate::rows::{Rows, schema};
+use crate::rows::{Order, Rows, schema};
 
 /// Rows of a row group.
 const ROW_GROUP_ROWS: usize = 262_144;
@@ -80,7 +80,7 @@ pub(crate) fn prepare_sorted(path: &Path, rows: &Rows, hi: u64) -> Result<Prepar
 pub(crate) fn prepare_in_order(
     path: &Path,
     rows: &Rows,
-    order: &[u32],
+    order: &Order,
     hi: u64,
 ) -> Result<Prepared> {
     let mut next = Prepared::new(path)?;
@@ -90,7 +90,7 @@ pub(crate) fn prepare_in_order(
         .with_skip_arrow_metadata(true);
     let mut writer =
         ArrowWriter::try_new_with_options(&mut next.file, schema(), options).at("encode", &tmp)?;
-    for chunk in order.chunks(CHUNK_ROWS) {
+    for chunk in order.places.chunks(CHUNK_ROWS) {
         let batch = rows.batch(chunk).at("encode", &tmp)?;
         writer.write(&batch).at("encode", &tmp)?;
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::series::Series;
-use crate::rows::{Row, Rows};
+use crate::rows::{Order, Row, Rows};
 
 /// Rows of a bucket, where a series has enough of them …
 const BUCKET_ROWS: u64 = 256;
@@ -50,9 +50,9 @@ impl Sum {
 
     /// The sum of rows in memory, in an order in which those of a series follow each other.
     #[must_use]
-    pub fn of(rows: &Rows, order: &[u32], lo: u64, bases: Bases<'_>) -> Self {
+    pub fn of(rows: &Rows, order: &Order, lo: u64, bases: Bases<'_>) -> Self {
         let mut summing = Summing::new(lo, bases);
-        for &i in order {
+        for &i in &order.places {
             summing.push(&rows.row(i as usize));
         }
         summing.finish()
