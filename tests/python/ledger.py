@@ -175,10 +175,12 @@ class _Fields:
     def number(self) -> int:
         """An unsigned LEB128."""
         n = shift = 0
-        while (byte := self.take("B")) >= 0x80:
+        while True:
+            byte: int = self.take("B")
             n |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return n
             shift += 7
-        return n | byte << shift
 
     def difference(self) -> int:
         return _unzigzag(self.number())
