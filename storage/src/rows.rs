@@ -8,6 +8,7 @@ mod order;
 use expman_model::Value;
 use expman_model::record::ValueRef;
 
+pub(crate) use self::arrow::exact_f64;
 pub use self::arrow::schema;
 pub use self::order::{Group, Order};
 pub use crate::keys::KeyTable;

@@ -214,7 +214,6 @@ impl Points {
 
 #[cfg(test)]
 mod tests {
-    use expman_model::record::ValueRef;
     use proptest::prelude::*;
 
     use super::super::Summing;
@@ -241,7 +240,7 @@ mod tests {
                     seq,
                     value: match x {
                         8 => ValueRef::Text("eight"),
-                        7 => ValueRef::Float(f64::NAN),
+                        7 => ValueRef::Float(f64::INFINITY),
                         6 => ValueRef::Bool(true),
                         5 => ValueRef::Int(-5),
                         x => ValueRef::Float(f64::from(x)),
