@@ -110,6 +110,7 @@ impl Rows {
     pub fn push(&mut self, key: u32, row: &Row<'_>) {
         self.begin(Call::of(row));
         self.put(key, row.value);
+        self.end();
     }
 
     /// The rows that are put next are of this call.
@@ -120,7 +121,7 @@ impl Rows {
         }
     }
 
-    /// Adds a row of the call that began last.
+    /// Adds a row of the call that began last, and that must end before anything else.
     #[inline]
     pub(crate) fn put(&mut self, key: u32, value: ValueRef<'_>) {
         let (kind, bits) = match value {
@@ -133,10 +134,15 @@ impl Rows {
             }
         };
         self.key.push(key);
-        self.call
-            .push(u32::try_from(self.calls.len()).unwrap_or(u32::MAX) - 1);
         self.kind.push(kind);
         self.bits.push(bits);
+    }
+
+    /// All rows of the call that began last have been put.
+    #[inline]
+    pub(crate) fn end(&mut self) {
+        let number = u32::try_from(self.calls.len()).unwrap_or(u32::MAX) - 1;
+        self.call.resize(self.key.len(), number);
     }
 
     /// Forgets everything and keeps the room.
@@ -183,6 +189,7 @@ impl Rows {
         for i in 0..other.len() {
             self.begin(*other.call(i));
             self.put(map[other.key[i] as usize], other.value_ref(i));
+            self.end();
         }
     }
 

@@ -171,6 +171,9 @@ impl RunWriter {
             before = key as usize + 1;
             rows.put(key, value);
         }
+        if points > 0 {
+            rows.end();
+        }
         if r.is_empty() {
             Ok(())
         } else {

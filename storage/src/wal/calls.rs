@@ -232,6 +232,7 @@ pub(super) fn take<'a>(
             };
             rows.put(key, value);
         }
+        rows.end();
     }
     match r.rest() {
         [END] => Ok(()),

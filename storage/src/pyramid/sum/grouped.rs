@@ -1,11 +1,12 @@
 //! The sum of rows in memory, series by series: what a series amounts to is known before its buckets are made, so that
 //! each row is put once into one that is wide enough.
 
+use expman_model::Value;
 use expman_model::record::ValueRef;
 
 use super::super::series::{Bucket, Moment, Series, Totals};
 use super::{BUCKETS_MAX, Bases, RUN_BUCKETS, Sum, mark, target};
-use crate::rows::{Call, Order, Rows};
+use crate::rows::{Call, FLOAT, Order, Rows};
 
 impl Sum {
     /// The sum of rows in memory, all of which are in the order.
@@ -68,6 +69,13 @@ impl Points {
     /// The rows of one series, by their step, in at most `max` buckets.
     fn series(&mut self, rows: &Rows, order: &[u32], base: u64, max: usize) -> Series {
         let max = max.max(2);
+        if let Some(totals) = self.gather_floats(rows, order) {
+            let shift = self.shift_for(max);
+            let buckets = self.buckets(rows, shift);
+            let last = buckets.iter().max_by_key(|bucket| bucket.at);
+            let last = last.map(|bucket| (Value::Float(bucket.last), bucket.at));
+            return Series::from_parts(Totals { last, ..totals }, base, shift, buckets);
+        }
         let Some(totals) = self.gather(rows, order, base) else {
             // Points with and without a step lie over each other.
             let mut series = Series::behind(base);
@@ -79,6 +87,37 @@ impl Points {
         };
         let shift = self.shift_for(max);
         Series::from_parts(totals, base, shift, self.buckets(rows, shift))
+    }
+
+    /// Takes the points in, if all are finite floats with a step; what came last is left out.
+    fn gather_floats(&mut self, rows: &Rows, order: &[u32]) -> Option<Totals> {
+        let row = |i: &u32| *i as usize;
+        if order.iter().any(|i| rows.kind[row(i)] != FLOAT) {
+            return None;
+        }
+        self.values.clear();
+        let float = |i| f64::from_bits(rows.bits[row(i)]);
+        self.values.extend(order.iter().map(float));
+        if !self.values.iter().all(|x| x.is_finite()) {
+            return None;
+        }
+        self.calls.clear();
+        self.calls.extend(order.iter().map(|i| rows.call[row(i)]));
+        let (mut have_steps, mut first_us) = (true, i64::MAX);
+        self.places.clear();
+        self.places.extend(self.calls.iter().map(|call| {
+            let call = &rows.calls[*call as usize];
+            have_steps &= call.has_step;
+            first_us = first_us.min(call.timestamp);
+            call.step
+        }));
+        have_steps.then(|| Totals {
+            points: order.len() as u64,
+            first_step: self.places.first().copied(),
+            last_step: self.places.last().copied(),
+            first_us: (!order.is_empty()).then_some(first_us),
+            ..Totals::default()
+        })
     }
 
     /// Takes the points in, if their places rise.
