@@ -3,6 +3,8 @@
 mod chunk;
 mod columns;
 mod encode;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io::Write;
@@ -211,55 +213,4 @@ fn plain_column_orders(file: &File, path: &Path) -> Result<()> {
         }
     }
     file.write_all_at(&orders, start).at("write", path)
-}
-
-#[cfg(test)]
-mod tests {
-    use expman_model::record::ValueRef;
-
-    use super::*;
-    use crate::rows::Row;
-
-    fn rows(from: i64, n: i64) -> Rows {
-        let mut rows = Rows::default();
-        for i in from..from + n {
-            rows.push_row(&Row {
-                key: "loss",
-                rank: 0,
-                step: Some(i),
-                timestamp_us: i,
-                attempt: 0,
-                seq: 1,
-                value: ValueRef::Float(0.5),
-            });
-        }
-        rows
-    }
-
-    #[test]
-    fn a_publication_keeps_the_bytes_in_front_of_it() {
-        let tmp = tempfile::tempdir().unwrap();
-        let at = |name: &str| tmp.path().join(name);
-        write_sorted(&at("metrics"), &rows(0, 1000), 1000).unwrap();
-        write_sorted(&at("seg"), &rows(1000, 500), 1500).unwrap();
-        let before = durable::read(&at("metrics")).unwrap();
-        let group_end = metadata(&File::open(at("metrics")).unwrap(), &at("metrics"))
-            .unwrap()
-            .row_group(0)
-            .compressed_size();
-        splice(&at("metrics"), &[&at("metrics"), &at("seg")], 1500).unwrap();
-        let after = durable::read(&at("metrics")).unwrap();
-        let prefix = 4 + usize::try_from(group_end).unwrap();
-        assert_eq!(before[..prefix], after[..prefix]);
-        assert_eq!(read_hi(&at("metrics")).unwrap(), 1500);
-        let meta = metadata(&File::open(at("metrics")).unwrap(), &at("metrics")).unwrap();
-        assert_eq!(meta.file_metadata().num_rows(), 1500);
-    }
-
-    #[test]
-    fn an_empty_file_is_valid() {
-        let tmp = tempfile::tempdir().unwrap();
-        write_sorted(&tmp.path().join("m"), &Rows::default(), 0).unwrap();
-        assert_eq!(read_hi(&tmp.path().join("m")).unwrap(), 0);
-    }
 }

@@ -8,8 +8,11 @@ use parquet::schema::types::SchemaDescriptor;
 
 use super::PAGE_ROWS;
 use super::chunk::{Chunk, Packer, Span};
-use super::encode::{put_differences, put_planes, put_presence, put_runs, put_text, width_for};
-use crate::rows::{Call, Order, Rows, TEXT, exact_f64};
+use super::encode::{
+    put_differences, put_number, put_planes, put_presence, put_runs, put_same_presence, put_text,
+    width_for,
+};
+use crate::rows::{Call, FLOAT, Order, Rows, TEXT, exact_f64};
 
 /// Names of a row group that take more bytes are written where they stand: who looks for one should not read all.
 const NAMES_BYTES_MAX: usize = 1 << 20;
@@ -24,6 +27,9 @@ pub(super) struct Columns<'a> {
     /// The rows of the group, and their calls.
     places: &'a [u32],
     calls: Vec<u32>,
+    /// Of all rows: which kinds of value there are, whether all have a step.
+    kinds: [bool; 4],
+    have_steps: bool,
     /// Numbers in a dictionary, or whether there is a value.
     numbers: Vec<u32>,
     plain: Vec<u8>,
@@ -37,6 +43,8 @@ impl<'a> Columns<'a> {
             packer: Packer::new()?,
             places: &[],
             calls: Vec::new(),
+            kinds: [FLOAT, 1, 2, TEXT].map(|kind| rows.kind.contains(&kind)),
+            have_steps: !rows.has_stepless(),
             numbers: Vec::new(),
             plain: Vec::new(),
         })
@@ -124,8 +132,12 @@ impl<'a> Columns<'a> {
     }
 
     /// A column of numbers, few of which differ.
-    fn few(&mut self, column: usize, of: fn(&Call) -> i32) -> Column {
+    fn few(&mut self, column: usize, of: impl Fn(&Call) -> i32) -> Column {
         let calls = &self.rows.calls;
+        let first = calls.first().map_or(0, &of);
+        if calls.iter().all(|call| of(call) == first) {
+            return self.constant(column, first);
+        }
         let value = |call: &u32| of(&calls[*call as usize]);
         let mut known: Vec<i32> = Vec::new();
         let mut last = None;
@@ -137,27 +149,43 @@ impl<'a> Columns<'a> {
                 }
             }
         }
+        let mut last = None;
+        let mut number = 0;
+        let numbers = self.calls.iter().map(value).map(|value| {
+            if last != Some(value) {
+                last = Some(value);
+                let at = known.partition_point(|known| *known < value);
+                number = u32::try_from(at).unwrap_or(u32::MAX);
+            }
+            number
+        });
         self.numbers.clear();
-        if known.len() == 1 {
-            self.numbers.resize(self.calls.len(), 0);
-        } else {
-            let mut last = None;
-            let mut number = 0;
-            let numbers = self.calls.iter().map(value).map(|value| {
-                if last != Some(value) {
-                    last = Some(value);
-                    let at = known.partition_point(|known| *known < value);
-                    number = u32::try_from(at).unwrap_or(u32::MAX);
-                }
-                number
-            });
-            self.numbers.extend(numbers);
-        }
+        self.numbers.extend(numbers);
         self.numbered(column, &known)
+    }
+
+    /// A column of one number.
+    fn constant(&mut self, column: usize, value: i32) -> Column {
+        let mut chunk = self.chunk(column);
+        chunk.dictionary(1, &value.to_le_bytes())?;
+        for places in self.places.chunks(PAGE_ROWS) {
+            self.plain.clear();
+            self.plain.push(1);
+            put_number(&mut self.plain, (places.len() as u64) << 1);
+            self.plain.push(0);
+            let span = Some(Span::Int32(value, value));
+            let encoding = Encoding::RLE_DICTIONARY;
+            chunk.page(places.len(), 0, encoding, span, &self.plain)?;
+        }
+        chunk.close()
     }
 
     /// The column `kind`.
     fn kinds(&mut self) -> Column {
+        if self.kinds.iter().filter(|there| **there).count() == 1 {
+            let kind = (0..).zip(self.kinds).find(|(_, there)| *there);
+            return self.constant(6, kind.map_or(0, |(kind, _)| kind));
+        }
         self.numbers.clear();
         let kind = |&i: &u32| u32::from(self.rows.kind[i as usize]);
         self.numbers.extend(self.places.iter().map(kind));
@@ -201,7 +229,8 @@ impl<'a> Columns<'a> {
     }
 
     /// A column of numbers that rise.
-    fn rising(&mut self, column: usize, of: fn(&Call) -> i64) -> Column {
+    fn rising(&mut self, column: usize, of: impl Fn(&Call) -> i64) -> Column {
+        let descriptor = self.schema.column(column);
         let mut chunk = Chunk::new(self.schema.column(column), Some(&mut self.packer), true);
         let mut values = Vec::with_capacity(PAGE_ROWS);
         for calls in self.calls.chunks(PAGE_ROWS) {
@@ -212,8 +241,11 @@ impl<'a> Columns<'a> {
                     .map(|call| of(&self.rows.calls[*call as usize])),
             );
             self.plain.clear();
-            put_differences(&mut self.plain, &values);
-            let span = span(&values);
+            if descriptor.max_def_level() > 0 {
+                put_same_presence(&mut self.plain, calls.len(), true);
+            }
+            let span = put_differences(&mut self.plain, &values);
+            let span = span.map(|(a, b)| Span::Int64(a, b));
             chunk.page(
                 calls.len(),
                 0,
@@ -227,6 +259,9 @@ impl<'a> Columns<'a> {
 
     /// The column `step`.
     fn steps(&mut self) -> Column {
+        if self.have_steps {
+            return self.rising(2, |call| call.step);
+        }
         let rows = self.rows;
         let step = |at: usize| rows.calls[self.calls[at] as usize].step();
         let mut chunk = Chunk::new(self.schema.column(2), Some(&mut self.packer), true);
@@ -242,11 +277,7 @@ impl<'a> Columns<'a> {
             let i = self.places[at] as usize;
             matches!(rows.kind[i], 1 | 2).then(|| rows.bits[i].cast_signed())
         };
-        let is_empty = !self
-            .places
-            .iter()
-            .any(|&i| matches!(rows.kind[i as usize], 1 | 2));
-        if is_empty {
+        if !self.kinds[1] && !self.kinds[2] {
             return self.nothing(8);
         }
         let mut chunk = Chunk::new(self.schema.column(8), Some(&mut self.packer), true);
@@ -258,23 +289,24 @@ impl<'a> Columns<'a> {
     /// The column `value`. Nothing is told of its span: readers do not agree on the order of floats.
     fn floats(&mut self) -> Column {
         let rows = self.rows;
+        let all_floats = self.kinds == [true, false, false, false];
         let mut chunk = Chunk::new(self.schema.column(7), Some(&mut self.packer), false);
         let mut values = Vec::with_capacity(PAGE_ROWS);
         for places in self.places.chunks(PAGE_ROWS) {
             values.clear();
             self.plain.clear();
             self.numbers.clear();
-            if places.iter().all(|&i| rows.kind[i as usize] == 0) {
+            if all_floats {
                 values.extend(places.iter().map(|&i| rows.bits[i as usize]));
-                self.numbers.resize(places.len(), 1);
+                put_same_presence(&mut self.plain, places.len(), true);
             } else {
                 for &i in places {
                     let value = exact_f64(rows.value_ref(i as usize));
                     self.numbers.push(u32::from(value.is_some()));
                     values.extend(value.map(f64::to_bits));
                 }
+                put_presence(&mut self.plain, &self.numbers);
             }
-            put_presence(&mut self.plain, &self.numbers);
             put_planes(&mut self.plain, &values);
             let nulls = places.len() - values.len();
             chunk.page(
@@ -291,7 +323,7 @@ impl<'a> Columns<'a> {
     /// The column `text`.
     fn texts(&mut self) -> Column {
         let rows = self.rows;
-        if !self.places.iter().any(|&i| rows.kind[i as usize] == TEXT) {
+        if !self.kinds[3] {
             return self.nothing(9);
         }
         let mut chunk = Chunk::new(self.schema.column(9), Some(&mut self.packer), true);
@@ -322,10 +354,8 @@ impl<'a> Columns<'a> {
     fn nothing(&mut self, column: usize) -> Column {
         let mut chunk = self.chunk(column);
         for places in self.places.chunks(PAGE_ROWS) {
-            self.numbers.clear();
-            self.numbers.resize(places.len(), 0);
             self.plain.clear();
-            put_presence(&mut self.plain, &self.numbers);
+            put_same_presence(&mut self.plain, places.len(), false);
             chunk.page(
                 places.len(),
                 places.len(),
@@ -371,21 +401,13 @@ fn optional(
         numbers.clear();
         plain.clear();
         values.extend(page.clone().filter_map(&of));
-        if values.len() == page.len() {
-            numbers.resize(page.len(), 1);
-        } else {
-            numbers.extend(page.clone().map(|at| u32::from(of(at).is_some())));
-        }
+        numbers.extend(page.clone().map(|at| u32::from(of(at).is_some())));
         put_presence(plain, numbers);
-        put_differences(plain, &values);
+        let span = put_differences(plain, &values);
+        let span = span.map(|(a, b)| Span::Int64(a, b));
         let nulls = page.len() - values.len();
         let encoding = Encoding::DELTA_BINARY_PACKED;
-        chunk.page(page.len(), nulls, encoding, span(&values), plain)?;
+        chunk.page(page.len(), nulls, encoding, span, plain)?;
     }
     Ok(())
-}
-
-fn span(values: &[i64]) -> Option<Span> {
-    let (least, greatest) = (values.iter().min()?, values.iter().max()?);
-    Some(Span::Int64(*least, *greatest))
 }

@@ -42,18 +42,20 @@ fn put_packed(out: &mut Vec<u8>, numbers: impl Iterator<Item = u64>, width: u32)
     out.extend_from_slice(&word.to_le_bytes()[..bytes]);
 }
 
-/// `DELTA_BINARY_PACKED`: numbers that rise evenly take next to nothing.
-pub(super) fn put_differences(out: &mut Vec<u8>, values: &[i64]) {
+/// `DELTA_BINARY_PACKED`: numbers that rise evenly take next to nothing. Returns the least and the greatest of them.
+pub(super) fn put_differences(out: &mut Vec<u8>, values: &[i64]) -> Option<(i64, i64)> {
     for n in [BLOCK, BLOCK / PART, values.len()] {
         put_number(out, n as u64);
     }
     let mut last = values.first().copied().unwrap_or(0);
     put_signed(out, last);
     let mut differences = [0_i64; BLOCK];
+    let mut falls = false;
     for block in values.get(1..).unwrap_or_default().chunks(BLOCK) {
         let differences = &mut differences[..block.len()];
         for (difference, value) in differences.iter_mut().zip(block) {
             *difference = value.wrapping_sub(last);
+            falls |= *value < last;
             last = *value;
         }
         let least = differences.iter().copied().min().unwrap_or(0);
@@ -71,6 +73,12 @@ pub(super) fn put_differences(out: &mut Vec<u8>, values: &[i64]) {
                 put_packed(out, part.iter().map(above).chain(filler), width);
             }
         }
+    }
+    if falls {
+        let least = values.iter().copied().min();
+        least.zip(values.iter().copied().max())
+    } else {
+        values.first().copied().zip(values.last().copied())
     }
 }
 
@@ -101,15 +109,28 @@ pub(super) fn put_runs(out: &mut Vec<u8>, numbers: &[u32], width: u32) {
 
 /// How many numbers from a place on are equal.
 fn run_at(numbers: &[u32], at: usize) -> usize {
-    let first = numbers[at];
-    let same = numbers[at..].iter().take_while(|n| **n == first);
-    same.count()
+    /// Compared at once.
+    const MANY: usize = 64;
+    let (first, rest) = (numbers[at], &numbers[at..]);
+    let is_same = |many: &&[u32]| many.iter().fold(true, |same, n| same & (*n == first));
+    let same = MANY * rest.chunks_exact(MANY).take_while(is_same).count();
+    same + rest[same..].iter().take_while(|n| **n == first).count()
 }
 
 /// The bits that numbers up to one need: at least one, because not every reader knows numbers of none.
 pub(super) const fn width_for(greatest: u32) -> u32 {
     let bits = 32 - greatest.leading_zeros();
     if bits == 0 { 1 } else { bits }
+}
+
+/// That all rows have a value, or none.
+pub(super) fn put_same_presence(out: &mut Vec<u8>, rows: usize, present: bool) {
+    let at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    put_number(out, (rows as u64) << 1);
+    out.push(u8::from(present));
+    let length = u32::try_from(out.len() - at - 4).unwrap_or(u32::MAX);
+    out[at..at + 4].copy_from_slice(&length.to_le_bytes());
 }
 
 /// Which of the rows have a value.
@@ -123,12 +144,16 @@ pub(super) fn put_presence(out: &mut Vec<u8>, present: &[u32]) {
 
 /// `BYTE_STREAM_SPLIT`: all lowest bytes, then the next ones …
 pub(super) fn put_planes(out: &mut Vec<u8>, values: &[u64]) {
-    for plane in 0..8 {
-        out.extend(
-            values
-                .iter()
-                .map(|bits| (bits >> (8 * plane)).to_le_bytes()[0]),
-        );
+    let n = values.len();
+    if n == 0 {
+        return;
+    }
+    let at = out.len();
+    out.resize(at + 8 * n, 0);
+    for (plane, bytes) in out[at..].chunks_exact_mut(n).enumerate() {
+        for (byte, bits) in bytes.iter_mut().zip(values) {
+            *byte = (bits >> (8 * plane)).to_le_bytes()[0];
+        }
     }
 }
 
