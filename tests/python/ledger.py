@@ -211,6 +211,7 @@ def _read_batch(
         names[number] = rest.text()
     step = seq = read = 0
     shape: list[tuple[str, int]] = []
+    bits: list[int] = []
     while read < n:
         flags = calls.take("B")
         if flags & 1:
@@ -223,8 +224,14 @@ def _read_batch(
                 word = calls.number()
                 key += _unzigzag(word >> 2)
                 shape.append((names[key], word & 3))
-        for name, kind in shape:
-            value = rest.text() if kind == 3 else calls.take("dq?"[kind])
+            bits = [0] * len(shape)
+        widths = calls.take(f"{(len(shape) + 1) // 2}s")
+        for at, (name, kind) in enumerate(shape):
+            width = widths[at // 2] >> at % 2 * 4 & 15
+            differs = bytes(8 - width) + calls.take(f"{width}s")
+            bits[at] ^= int.from_bytes(differs, "big" if kind else "little")
+            packed = struct.pack("<Q", bits[at])
+            value = rest.text() if kind == 3 else struct.unpack_from("<" + "dq?"[kind], packed)[0]
             yield Row(name, who["rank"], step if flags & 1 else None, who["attempt"], seq, value)
         read += len(shape)
     rest.take(f"{rest.take('I')}s")

@@ -8,9 +8,12 @@
 //! It has `length` bytes; where fewer are stored, they are zstd.
 //!
 //! A call is a byte of flags, the difference of its step (if it has one), time and number from the call before, in
-//! zigzag LEB128, its shape if that is another than the call's before, and its values: eight bytes of a float or an
-//! int, one of a bool, none of a text.
+//! zigzag LEB128, its shape if that is another than the call's before, and its values.
 //! A shape is the number of points and then, for each, the difference of its name's number, times four, plus its kind.
+//! The values are half a byte for each, the lower half first, which tells its bytes, and then all these bytes. What
+//! differs from the value at the same place of the call before, if that had the same shape, is stored without the
+//! zeros at its lower end (of a float) or its upper one (of anything else): a value that stays takes no byte, one that
+//! was a float of 32 bits five. A text has none: it stands in the rest.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -20,7 +23,7 @@ use expman_model::codec::{Reader, put_bytes};
 use expman_model::record::ValueRef;
 
 use super::PAYLOAD_BYTES_MAX;
-use crate::rows::{Call, Rows, TEXT};
+use crate::rows::{Call, FLOAT, Rows, TEXT};
 
 /// Of a call that has a step.
 const STEP: u8 = 1;
@@ -114,29 +117,69 @@ pub(super) fn put(out: &mut Vec<u8>, rows: &Rows, range: Range<usize>, mut told:
                 before = key;
             }
         }
-        put_values(out, &rows.bits[at..end], kinds);
+        let before = repeats.then(|| &rows.bits[shape]);
+        put_values(out, &rows.bits[at..end], kinds, before);
         shape = at..end;
         at = end;
     }
     out.push(END);
 }
 
-fn put_values(out: &mut Vec<u8>, bits: &[u64], kinds: &[u8]) {
-    if kinds.iter().all(|&kind| kind < BOOL) {
-        let at = out.len();
-        out.resize(at + 8 * bits.len(), 0);
-        for (to, bits) in out[at..].chunks_exact_mut(8).zip(bits) {
-            to.copy_from_slice(&bits.to_le_bytes());
-        }
-        return;
+/// What a value differs by, with the zeros that are left out at its lower end.
+#[inline]
+const fn turned(bits: u64, kind: u8) -> u64 {
+    if kind == FLOAT {
+        bits
+    } else {
+        bits.swap_bytes()
     }
-    for (bits, &kind) in bits.iter().zip(kinds) {
-        match kind {
-            TEXT => {}
-            BOOL => out.push(u8::from(*bits != 0)),
-            _ => out.extend_from_slice(&bits.to_le_bytes()),
-        }
+}
+
+fn put_values(out: &mut Vec<u8>, bits: &[u64], kinds: &[u8], before: Option<&[u64]>) {
+    let at = out.len();
+    let (n, widths) = (bits.len(), bits.len().div_ceil(2));
+    out.resize(at + widths + 8 * n, 0);
+    let (widths, bytes) = out[at..].split_at_mut(widths);
+    let mut end = 0;
+    for (i, (&bits, &kind)) in bits.iter().zip(kinds).enumerate() {
+        let known = before.map_or(0, |before| before[i]);
+        let differs = if kind == TEXT {
+            0
+        } else {
+            turned(bits ^ known, kind)
+        };
+        let zeros = differs.trailing_zeros() / 8;
+        let word = differs.checked_shr(8 * zeros).unwrap_or(0).to_le_bytes();
+        bytes[end..end + 8].copy_from_slice(&word);
+        end += 8 - zeros as usize;
+        widths[i / 2] |= (8 - zeros).to_le_bytes()[0] << (4 * (i % 2));
     }
+    let whole = at + widths.len() + end;
+    out.truncate(whole);
+}
+
+/// Reads the values of a call, which are told by what they differ by from those of the call before.
+fn take_values(
+    r: &mut Reader<'_>,
+    shape: &[(u32, u8)],
+    known: &mut [u64],
+) -> Result<(), CodecError> {
+    let widths = r.take(shape.len().div_ceil(2), "values")?;
+    let width_of = |i: usize| widths[i / 2] >> (4 * (i % 2)) & 0xF;
+    for (i, (&(_, kind), known)) in shape.iter().zip(known).enumerate() {
+        let width = width_of(i);
+        if width > if kind == TEXT { 0 } else { 8 } {
+            return Err(unknown("bytes of a value", width.into()));
+        }
+        let width = usize::from(width);
+        let mut word = [0; 8];
+        word[8 - width..].copy_from_slice(r.take(width, "value")?);
+        *known ^= turned(u64::from_le_bytes(word), kind);
+    }
+    if !shape.len().is_multiple_of(2) && width_of(shape.len()) > 0 {
+        return Err(unknown("bytes of a value", width_of(shape.len()).into()));
+    }
+    Ok(())
 }
 
 /// The text values of these rows.
@@ -198,6 +241,7 @@ pub(super) fn take<'a>(
     let (mut step, mut timestamp, mut seq) = (0_i64, 0_i64, 0_i64);
     // Numbers in `rows`, and kinds.
     let mut shape: Vec<(u32, u8)> = Vec::new();
+    let mut bits: Vec<u64> = Vec::new();
     while rows.len() < n {
         let flags = r.u8("flags of a call")?;
         let has_step = flags & STEP != 0;
@@ -211,6 +255,8 @@ pub(super) fn take<'a>(
         seq = seq.wrapping_add(unzigzag(take_number(r, "seq")?));
         if flags & SHAPE != 0 {
             take_shape(r, rows, &mut shape, &mut name)?;
+            bits.clear();
+            bits.resize(shape.len(), 0);
         }
         if shape.is_empty() || shape.len() > n - rows.len() {
             return Err(unknown("number of points", shape.len() as u64));
@@ -223,11 +269,12 @@ pub(super) fn take<'a>(
             timestamp,
             seq,
         });
-        for &(key, kind) in &shape {
+        take_values(r, &shape, &mut bits)?;
+        for (&(key, kind), &bits) in shape.iter().zip(&bits) {
             let value = match kind {
-                0 => ValueRef::Float(f64::from_bits(r.u64("float value")?)),
-                1 => ValueRef::Int(r.i64("int value")?),
-                BOOL => ValueRef::Bool(r.u8("bool value")? != 0),
+                FLOAT => ValueRef::Float(f64::from_bits(bits)),
+                1 => ValueRef::Int(bits.cast_signed()),
+                BOOL => ValueRef::Bool(bits != 0),
                 _ => ValueRef::Text(text()?),
             };
             rows.put(key, value);

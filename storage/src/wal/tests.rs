@@ -317,4 +317,20 @@ fn calls_that_repeat_their_names_take_little_more_than_their_values() {
         .batch(&mut log, &HEAD, &rows, 0..rows.len(), b"")
         .unwrap();
     assert!(log.len() < 100 * (5 * 8 + 6), "{}", log.len());
+    let size = |value: &dyn Fn(i64) -> Kind| {
+        let calls: Vec<_> = (0..100)
+            .map(|i: i64| (Some(i), 37 * i, i.cast_unsigned(), vec![(1, value(i)); 4]))
+            .collect();
+        let rows = table(&calls);
+        let mut log = Vec::new();
+        FrameEncoder::default()
+            .batch(&mut log, &HEAD, &rows, 0..rows.len(), b"")
+            .unwrap();
+        log.len() / 100
+    };
+    assert!(size(&|_| Kind::Float(0.1_f64.to_bits())) < 8);
+    assert!(size(&|i| Kind::Int(i / 50)) < 8);
+    assert!(size(&|i| Kind::Bool(i % 2 == 0)) < 12);
+    let single = |i: i64| Kind::Float(f64::from((i.cast_unsigned() as f32).sqrt()).to_bits());
+    assert!(size(&single) < 4 * 5 + 8);
 }
