@@ -112,7 +112,7 @@ fn run_at(numbers: &[u32], at: usize) -> usize {
     /// Compared at once.
     const MANY: usize = 64;
     let (first, rest) = (numbers[at], &numbers[at..]);
-    let is_same = |many: &&[u32]| many.iter().fold(true, |same, n| same & (*n == first));
+    let is_same = |many: &&[u32]| many.iter().fold(0, |all, n| all | (n ^ first)) == 0;
     let same = MANY * rest.chunks_exact(MANY).take_while(is_same).count();
     same + rest[same..].iter().take_while(|n| **n == first).count()
 }

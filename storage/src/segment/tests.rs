@@ -1,6 +1,7 @@
 //! Files of rows read back as what they were made of, and their indexes tell the truth.
 
 use expman_model::record::ValueRef;
+use parquet::data_type::ByteArray;
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::statistics::Statistics;
 use proptest::prelude::*;
@@ -160,10 +161,10 @@ fn truthful(rows: &[Row<'_>], told: impl Fn(usize) -> Option<Statistics>) {
         let Some(Statistics::ByteArray(told)) = told(column) else {
             panic!("nothing is told of column {column}");
         };
-        let least = rows.iter().filter_map(|r| of(r)).min().map(str::as_bytes);
-        let greatest = rows.iter().filter_map(|r| of(r)).max().map(str::as_bytes);
-        assert_eq!(told.min_opt().map(|b| b.data()), least);
-        assert_eq!(told.max_opt().map(|b| b.data()), greatest);
+        let least = rows.iter().filter_map(of).min().map(str::as_bytes);
+        let greatest = rows.iter().filter_map(of).max().map(str::as_bytes);
+        assert_eq!(told.min_opt().map(ByteArray::data), least);
+        assert_eq!(told.max_opt().map(ByteArray::data), greatest);
     };
     text(0, &|row| Some(row.key));
     int32(1, &|row| row.rank.cast_signed());

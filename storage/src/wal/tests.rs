@@ -283,7 +283,7 @@ fn every_cut_of_the_calls_is_refused() {
     for cut in 0..payload.len() {
         let mut log = log.clone();
         frame(&mut log, KIND_CALLS, |out| {
-            out.extend_from_slice(&payload[..cut])
+            out.extend_from_slice(&payload[..cut]);
         });
         let (found, end) = read(&tmp.path().join("log"), &log);
         assert!(found.is_empty() && matches!(end, Next::Bad(_)), "{cut}");
@@ -331,6 +331,7 @@ fn calls_that_repeat_their_names_take_little_more_than_their_values() {
     assert!(size(&|_| Kind::Float(0.1_f64.to_bits())) < 8);
     assert!(size(&|i| Kind::Int(i / 50)) < 8);
     assert!(size(&|i| Kind::Bool(i % 2 == 0)) < 12);
-    let single = |i: i64| Kind::Float(f64::from((i.cast_unsigned() as f32).sqrt()).to_bits());
+    let single =
+        |i: i64| Kind::Float(f64::from(f32::from(u16::try_from(i).unwrap()).sqrt()).to_bits());
     assert!(size(&single) < 4 * 5 + 8);
 }
