@@ -111,7 +111,8 @@ pub fn to_writer(
         }
         Shape::Long => {
             let order = rows.sorted();
-            let batches = order.chunks(LONG_CHUNK_ROWS).map(|chunk| rows.batch(chunk));
+            let chunks = order.places.chunks(LONG_CHUNK_ROWS);
+            let batches = chunks.map(|chunk| rows.batch(chunk));
             encode(out, path, &rows::schema(), batches, format)
         }
     }

@@ -76,7 +76,7 @@ impl<'a> Wide<'a> {
         let mut keys: Vec<usize> = (0..kinds.len()).filter(|&k| kinds[k].seen()).collect();
         keys.sort_unstable_by_key(|&k| &rows.keys.names()[k]);
         let mut column_of = vec![0; kinds.len()];
-        let has_attempts = rows.attempt.iter().any(|&a| a != 0);
+        let has_attempts = rows.calls.iter().any(|call| call.attempt != 0);
         let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         let mut fields = vec![
             Field::new("step", DataType::Int64, true),
@@ -141,15 +141,14 @@ impl<'a> Wide<'a> {
     /// When the range reaches behind the last row.
     pub fn batch(&self, calls: Range<usize>) -> Result<RecordBatch, ArrowError> {
         let rows = self.rows;
-        let first = |call: usize| self.order[self.starts[call]] as usize;
-        let step = |i: usize| rows.has_step[i].then_some(rows.step[i]);
-        let steps: Int64Array = calls.clone().map(|c| step(first(c))).collect();
-        let times = calls.clone().map(|c| rows.timestamp[first(c)]);
+        let first = |call: usize| rows.call(self.order[self.starts[call]] as usize);
+        let steps: Int64Array = calls.clone().map(|c| first(c).step()).collect();
+        let times = calls.clone().map(|c| first(c).timestamp);
         let times = TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC");
-        let ranks = Int32Array::from_iter_values(calls.clone().map(|c| rows.rank[first(c)]));
+        let ranks = Int32Array::from_iter_values(calls.clone().map(|c| first(c).rank));
         let mut columns: Vec<ArrayRef> = vec![Arc::new(steps), Arc::new(times), Arc::new(ranks)];
         if self.has_attempts {
-            let attempts = calls.clone().map(|c| rows.attempt[first(c)]);
+            let attempts = calls.clone().map(|c| first(c).attempt);
             columns.push(Arc::new(Int32Array::from_iter_values(attempts)));
         }
         // Where each cell's row is, column by column.
@@ -175,14 +174,8 @@ impl<'a> Wide<'a> {
 /// The rows of each call together, calls in the table's order, and where each begins.
 fn calls(rows: &Rows) -> (Vec<u32>, Vec<usize>) {
     let call = |i: u32| {
-        let i = i as usize;
-        (
-            rows.has_step[i],
-            rows.step[i],
-            rows.rank[i],
-            rows.attempt[i],
-            rows.seq[i],
-        )
+        let call = rows.call(i as usize);
+        (call.has_step, call.step, call.rank, call.attempt, call.seq)
     };
     let key = |i: u32| rows.key[i as usize];
     let mut order: Vec<u32> = (0..u32::try_from(rows.len()).unwrap_or(u32::MAX)).collect();
