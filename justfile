@@ -69,6 +69,11 @@ fmt: (setup "demo,test")
 bench *args: (setup "demo,test")
     @scripts/bench.sh {{ args }}
 
+# The wheel to publish, for glibc 2.28, in target/published
+[group('change')]
+wheel: (setup "demo")
+    @scripts/wheel.sh
+
 # Remove what was built
 [group('change')]
 clean:

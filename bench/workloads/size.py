@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ TEXT = """
 What installing adds to an empty environment, dependencies included, how many packages that are, our
 wheel and the program `expman` if it is built, and the newest version of glibc that a symbol of the
 package's own libraries and programs needs (here: its own, not its dependencies').
+Wheel and glibc are those of the wheel that `just wheel` makes, where it has made one.
 """
 
 FIGURES = [
@@ -70,13 +72,23 @@ def run(bench: Bench, name: str, turn: int) -> dict[str, Any] | None:
 
 def built(root: Path) -> dict[str, float]:
     """Our wheel and program, where they stand."""
-    found = {}
-    for wheel in (root / "target" / "wheels").glob("expman_mesh-*.whl"):
-        found["wheel_mb"] = wheel.stat().st_size / 1e6
+    found: dict[str, float] = {}
+    for folder in ("wheels", "published"):
+        for wheel in (root / "target" / folder).glob("expman_mesh-*.whl"):
+            found["wheel_mb"] = wheel.stat().st_size / 1e6
+            if folder == "published":
+                found.update(needs_of(wheel))
     program = root / "target" / "release" / "expman"
     if program.is_file():
         found["program_mb"] = program.stat().st_size / 1e6
     return found
+
+
+def needs_of(wheel: Path) -> dict[str, float]:
+    """What the libraries in a wheel ask of the machine."""
+    with zipfile.ZipFile(wheel) as files:
+        needs = [newest(files.read(name)) for name in files.namelist() if name.endswith(".so")]
+    return {"glibc": max(minor for minor in needs if minor is not None)}
 
 
 def glibc(path: Path) -> int | None:
@@ -84,6 +96,10 @@ def glibc(path: Path) -> int | None:
     with open(path, "rb") as file:
         if file.read(4) != b"\x7fELF":
             return None
-        data = file.read()
+        return newest(file.read())
+
+
+def newest(data: bytes) -> int | None:
+    """The newest `GLIBC_2.N` that is named there."""
     minors = [int(n) for n in re.findall(rb"\x00GLIBC_2\.(\d+)(?:\.\d+)?(?=\x00)", data)]
     return max(minors, default=None)
