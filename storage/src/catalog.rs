@@ -10,7 +10,7 @@ use crate::error::{Result, StorageError};
 use crate::layout::{RunDir, children};
 use crate::spread::spread;
 use crate::stamp::FileStamp;
-use crate::{durable, edits, lock, yaml};
+use crate::{durable, edits, goodbyes, lock, yaml};
 
 /// Who wrote a run folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -276,6 +276,17 @@ fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {
         Ok(None) => (named, Some(format!("{} is missing", dir.meta().display()))),
         Err(e) => (named, Some(e.to_string())),
     };
+    // Who ended well needs nobody's goodbye; of whom it did not, the ranks may have.
+    if kind == RunKind::Mesh
+        && !meta.status.is_finished()
+        && let Ok(Some(told)) = goodbyes::read(&dir)
+    {
+        // Its owner may have written the record, and taken lines away, between the two looks.
+        if owned && let Ok(Some(newer)) = read_meta(&dir, kind) {
+            meta = newer;
+        }
+        goodbyes::lay_over(told, &mut meta);
+    }
     for (_, edit) in edits::pending(&dir) {
         edit.apply_to(&mut meta);
     }
