@@ -130,7 +130,11 @@ impl Rows {
 
     /// Adds a row of another table.
     pub fn push_row(&mut self, row: &Row<'_>) {
-        let key = self.keys.intern(row.key);
+        // Files are sorted by name.
+        let key = match self.key.last() {
+            Some(&last) if **self.keys.name(last) == *row.key => last,
+            _ => self.keys.intern(row.key),
+        };
         self.push(key, row);
     }
 
@@ -170,7 +174,7 @@ impl Rows {
 
     /// One row's value.
     #[inline]
-    fn value_ref(&self, i: usize) -> ValueRef<'_> {
+    pub(crate) fn value_ref(&self, i: usize) -> ValueRef<'_> {
         let bits = self.bits[i];
         match self.kind[i] {
             FLOAT => ValueRef::Float(f64::from_bits(bits)),
