@@ -43,6 +43,7 @@ impl<'a> Reader<'a> {
 
     /// Whether everything was read.
     #[must_use]
+    #[inline]
     pub const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
@@ -51,6 +52,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When fewer are left.
+    #[inline]
     pub fn take(&mut self, n: usize, what: &'static str) -> Result<&'a [u8], CodecError> {
         let (head, rest) = self
             .rest
@@ -64,6 +66,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When fewer bytes are left.
+    #[inline]
     pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], CodecError> {
         let (head, rest) = self
             .rest
@@ -77,6 +80,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When nothing is left.
+    #[inline]
     pub fn u8(&mut self, what: &'static str) -> Result<u8, CodecError> {
         Ok(self.array::<1>(what)?[0])
     }
@@ -85,6 +89,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When fewer bytes are left.
+    #[inline]
     pub fn u32(&mut self, what: &'static str) -> Result<u32, CodecError> {
         Ok(u32::from_le_bytes(self.array(what)?))
     }
@@ -93,6 +98,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When fewer bytes are left.
+    #[inline]
     pub fn u64(&mut self, what: &'static str) -> Result<u64, CodecError> {
         Ok(u64::from_le_bytes(self.array(what)?))
     }
@@ -101,6 +107,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When fewer bytes are left.
+    #[inline]
     pub fn i64(&mut self, what: &'static str) -> Result<i64, CodecError> {
         Ok(i64::from_le_bytes(self.array(what)?))
     }
@@ -109,6 +116,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When fewer bytes are left than the length says.
+    #[inline]
     pub fn bytes(&mut self, what: &'static str) -> Result<&'a [u8], CodecError> {
         let n = self.u32(what)? as usize;
         self.take(n, what)

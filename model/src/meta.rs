@@ -191,6 +191,21 @@ impl MetricSummary {
         }
     }
 
+    /// Takes in one more point whose value is a float.
+    #[inline]
+    pub fn update_float(&mut self, x: f64, step: Option<i64>, rank: u32) {
+        if x.is_finite() {
+            self.min = Some(self.min.filter(|min| *min <= x).unwrap_or(x));
+            self.max = Some(self.max.filter(|max| *max >= x).unwrap_or(x));
+        }
+        (self.step, self.rank) = (step, rank);
+        self.count += 1;
+        match &mut self.last {
+            Value::Float(last) => *last = x,
+            other => *other = Value::Float(x),
+        }
+    }
+
     /// Takes in one more point.
     pub fn update(&mut self, value: Value, step: Option<i64>, rank: u32) {
         if let Some(x) = value.as_f64().filter(|x| x.is_finite()) {

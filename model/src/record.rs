@@ -377,6 +377,7 @@ impl RecordHead {
     ///
     /// # Errors
     /// When the bytes are cut off.
+    #[inline]
     pub fn split(bytes: &[u8]) -> Result<(Self, &[u8]), CodecError> {
         let mut r = Reader::new(bytes);
         let length = r.u32("record length")? as usize;

@@ -73,6 +73,7 @@ pub enum ValueRef<'a> {
 impl ValueRef<'_> {
     /// An owned copy.
     #[must_use]
+    #[inline]
     pub fn to_value(self) -> Value {
         match self {
             Self::Float(x) => Value::Float(x),
@@ -87,6 +88,7 @@ impl ValueRef<'_> {
 ///
 /// # Errors
 /// When the bytes are cut off or of no known kind.
+#[inline]
 pub fn take_value<'a>(r: &mut Reader<'a>) -> Result<ValueRef<'a>, CodecError> {
     Ok(match r.u8("value kind")? {
         0 => ValueRef::Float(f64::from_bits(r.u64("float value")?)),

@@ -113,7 +113,7 @@ pub fn to_writer(
         }
         Shape::Long => {
             let order = rows.sorted();
-            let chunks: Vec<_> = order.chunks(LONG_CHUNK_ROWS).collect();
+            let chunks: Vec<_> = order.places.chunks(LONG_CHUNK_ROWS).collect();
             let make = |at: usize| rows.batch(chunks[at]);
             encode(out, path, &rows::schema(), chunks.len(), make, format)
         }

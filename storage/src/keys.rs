@@ -39,6 +39,14 @@ impl KeyTable {
         self.0.ids.get(name).copied()
     }
 
+    /// Whether a number is that of a name.
+    #[must_use]
+    #[inline]
+    pub fn is(&self, id: u32, name: &[u8]) -> bool {
+        let known = self.0.names.get(id as usize);
+        known.is_some_and(|known| same(known.as_bytes(), name))
+    }
+
     /// All names in the order of their numbers.
     #[must_use]
     pub fn names(&self) -> &[Arc<str>] {
@@ -55,5 +63,23 @@ impl KeyTable {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.names.is_empty()
+    }
+}
+
+/// Whether two names are one; most are so short that two words tell.
+#[inline]
+fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    // The first eight bytes and the last eight are all of it.
+    let short = a.len() <= 16;
+    let words = |name: &[u8]| {
+        let word = |bytes: [u8; 8]| u64::from_le_bytes(bytes);
+        Some((word(*name.first_chunk()?), word(*name.last_chunk()?)))
+    };
+    match (words(a), words(b)) {
+        (Some(a), Some(b)) if short => a == b,
+        _ => a == b,
     }
 }

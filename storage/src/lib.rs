@@ -48,6 +48,6 @@ pub use layout::RunDir;
 pub use lock::{Fence, OwnerLock};
 pub use reader::{Filter, Snapshot, snapshot};
 pub use recovery::Recovery;
-pub use rows::{Row, Rows};
+pub use rows::{Order, Row, Rows};
 pub use run_writer::RunWriter;
 pub use tail::{LogLines, Tail, TextTail};

@@ -1,22 +1,22 @@
 //! Metric rows in columns: what the commit log holds, segments are sorted from, and readers return.
 //!
-//! One row is one metric of one call.
+//! One row is one metric of one call; what all rows of a call share is kept once.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+mod arrow;
+mod order;
 
-use arrow::array::{
-    ArrayRef, Float64Array, Float64Builder, Int8Array, Int32Array, Int64Array, Int64Builder,
-    RecordBatch, StringBuilder, TimestampMicrosecondArray, new_null_array,
-};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use expman_model::Value;
 use expman_model::record::ValueRef;
 
+pub(crate) use self::arrow::exact_f64;
+pub use self::arrow::schema;
+pub use self::order::{Group, Order};
 pub use crate::keys::KeyTable;
 
 /// The kind of a row whose value is a float.
-const FLOAT: u8 = 0;
+pub(crate) const FLOAT: u8 = 0;
+/// The kind of a row whose value is a text.
+pub(crate) const TEXT: u8 = 3;
 
 /// One row, borrowed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,18 +37,50 @@ pub struct Row<'a> {
     pub value: ValueRef<'a>,
 }
 
+/// What the rows of one call share, in the types of the columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) rank: i32,
+    pub(crate) attempt: i32,
+    /// 0 where there is none.
+    pub(crate) step: i64,
+    pub(crate) has_step: bool,
+    pub(crate) timestamp: i64,
+    pub(crate) seq: i64,
+}
+
+impl Call {
+    #[expect(
+        clippy::cast_possible_wrap,
+        reason = "ranks and attempts stay far below 2^31, seqs below 2^63"
+    )]
+    #[inline]
+    pub(crate) fn of(row: &Row<'_>) -> Self {
+        Self {
+            rank: row.rank as i32,
+            attempt: row.attempt as i32,
+            step: row.step.unwrap_or(0),
+            has_step: row.step.is_some(),
+            timestamp: row.timestamp_us,
+            seq: row.seq as i64,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn step(&self) -> Option<i64> {
+        self.has_step.then_some(self.step)
+    }
+}
+
 /// Rows in columns.
 #[derive(Debug, Clone, Default)]
 pub struct Rows {
     /// Names behind `key`.
     pub keys: KeyTable,
     pub(crate) key: Vec<u32>,
-    pub(crate) rank: Vec<i32>,
-    pub(crate) step: Vec<i64>,
-    pub(crate) has_step: Vec<bool>,
-    pub(crate) timestamp: Vec<i64>,
-    pub(crate) attempt: Vec<i32>,
-    pub(crate) seq: Vec<i64>,
+    /// The place in `calls`; rises from row to row.
+    pub(crate) call: Vec<u32>,
+    pub(crate) calls: Vec<Call>,
     pub(crate) kind: Vec<u8>,
     /// Bits of a float, an int or a bool; the index into `texts` of a text.
     pub(crate) bits: Vec<u64>,
@@ -71,33 +103,46 @@ impl Rows {
     /// Whether some row has no step.
     #[must_use]
     pub fn has_stepless(&self) -> bool {
-        self.has_step.contains(&false)
+        self.calls.iter().any(|call| !call.has_step)
     }
 
     /// Adds a row whose name was interned in `self.keys`.
-    #[expect(
-        clippy::cast_possible_wrap,
-        reason = "ranks and attempts stay far below 2^31, seqs below 2^63"
-    )]
     pub fn push(&mut self, key: u32, row: &Row<'_>) {
-        self.key.push(key);
-        self.rank.push(row.rank as i32);
-        self.step.push(row.step.unwrap_or(0));
-        self.has_step.push(row.step.is_some());
-        self.timestamp.push(row.timestamp_us);
-        self.attempt.push(row.attempt as i32);
-        self.seq.push(row.seq as i64);
-        let (kind, bits) = match row.value {
+        self.begin(Call::of(row));
+        self.put(key, row.value);
+        self.end();
+    }
+
+    /// The rows that are put next are of this call.
+    #[inline]
+    pub(crate) fn begin(&mut self, call: Call) {
+        if self.calls.last() != Some(&call) {
+            self.calls.push(call);
+        }
+    }
+
+    /// Adds a row of the call that began last, and that must end before anything else.
+    #[inline]
+    pub(crate) fn put(&mut self, key: u32, value: ValueRef<'_>) {
+        let (kind, bits) = match value {
             ValueRef::Float(x) => (FLOAT, x.to_bits()),
             ValueRef::Int(i) => (1, i.cast_unsigned()),
             ValueRef::Bool(b) => (2, u64::from(b)),
             ValueRef::Text(s) => {
                 self.texts.push(s.into());
-                (3, self.texts.len() as u64 - 1)
+                (TEXT, self.texts.len() as u64 - 1)
             }
         };
+        self.key.push(key);
         self.kind.push(kind);
         self.bits.push(bits);
+    }
+
+    /// All rows of the call that began last have been put.
+    #[inline]
+    pub(crate) fn end(&mut self) {
+        let number = u32::try_from(self.calls.len()).unwrap_or(u32::MAX) - 1;
+        self.call.resize(self.key.len(), number);
     }
 
     /// Forgets everything and keeps the room.
@@ -109,23 +154,22 @@ impl Rows {
     /// Keeps the first `n` rows; names stay.
     pub fn truncate(&mut self, n: usize) {
         self.key.truncate(n);
-        self.rank.truncate(n);
-        self.step.truncate(n);
-        self.has_step.truncate(n);
-        self.timestamp.truncate(n);
-        self.attempt.truncate(n);
-        self.seq.truncate(n);
+        self.call.truncate(n);
         self.kind.truncate(n);
         self.bits.truncate(n);
+        self.calls
+            .truncate(self.call.last().map_or(0, |last| *last as usize + 1));
+        if self.texts.is_empty() {
+            return;
+        }
         let texts = self
             .kind
             .iter()
             .zip(&self.bits)
             .rev()
-            .find(|(k, _)| **k == 3);
-        self.texts.truncate(texts.map_or(0, |(_, at)| {
-            usize::try_from(*at).unwrap_or(usize::MAX).saturating_add(1)
-        }));
+            .find(|(k, _)| **k == TEXT);
+        self.texts
+            .truncate(texts.map_or(0, |(_, at)| place(*at).saturating_add(1)));
     }
 
     /// Adds a row of another table.
@@ -147,29 +191,32 @@ impl Rows {
             .map(|n| self.keys.intern(n))
             .collect();
         for i in 0..other.len() {
-            self.push(map[other.key[i] as usize], &other.row(i));
+            self.begin(*other.call(i));
+            self.put(map[other.key[i] as usize], other.value_ref(i));
+            self.end();
         }
     }
 
     /// The row at a place.
     #[must_use]
-    #[expect(clippy::cast_sign_loss, reason = "undoes the casts of push")]
+    #[expect(clippy::cast_sign_loss, reason = "undoes the casts of Call::of")]
     pub fn row(&self, i: usize) -> Row<'_> {
+        let call = self.call(i);
         Row {
             key: self.keys.name(self.key[i]),
-            rank: self.rank[i] as u32,
-            step: self.step(i),
-            timestamp_us: self.timestamp[i],
-            attempt: self.attempt[i] as u32,
-            seq: self.seq[i] as u64,
+            rank: call.rank as u32,
+            step: call.step(),
+            timestamp_us: call.timestamp,
+            attempt: call.attempt as u32,
+            seq: call.seq as u64,
             value: self.value_ref(i),
         }
     }
 
-    /// One row's step.
+    /// What one row shares with the others of its call.
     #[inline]
-    pub(crate) fn step(&self, i: usize) -> Option<i64> {
-        self.has_step[i].then_some(self.step[i])
+    pub(crate) fn call(&self, i: usize) -> &Call {
+        &self.calls[self.call[i] as usize]
     }
 
     /// One row's value.
@@ -180,11 +227,7 @@ impl Rows {
             FLOAT => ValueRef::Float(f64::from_bits(bits)),
             1 => ValueRef::Int(bits.cast_signed()),
             2 => ValueRef::Bool(bits != 0),
-            _ => ValueRef::Text(
-                self.texts
-                    .get(usize::try_from(bits).unwrap_or(usize::MAX))
-                    .map_or("", |t| t),
-            ),
+            _ => ValueRef::Text(self.texts.get(place(bits)).map_or("", |t| t)),
         }
     }
 
@@ -198,177 +241,11 @@ impl Rows {
     pub fn value(&self, i: usize) -> Value {
         self.value_ref(i).to_value()
     }
-
-    /// The order by (key, rank, step, arrival); rows without a step come first.
-    ///
-    /// Rows are first counted into their (key, rank) groups in order of arrival; a group whose steps
-    /// already rise, which is nearly every one, needs no sorting.
-    #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "takes back the low half")]
-    pub fn sorted(&self) -> Vec<u32> {
-        let mut groups: HashMap<u64, u32> = HashMap::new();
-        // By key, the rank that had it last: a batch has many calls of one rank, each with the same keys.
-        let mut last: Vec<Option<(i32, u32)>> = vec![None; self.keys.len()];
-        let mut member = Vec::with_capacity(self.len());
-        for (&key, &rank) in self.key.iter().zip(&self.rank) {
-            let last = &mut last[key as usize];
-            let group = match *last {
-                Some((known, group)) if known == rank => group,
-                _ => {
-                    let id = u64::from(key) << 32 | u64::from(rank.cast_unsigned());
-                    let next = u32::try_from(groups.len()).unwrap_or(u32::MAX);
-                    let group = *groups.entry(id).or_insert(next);
-                    *last = Some((rank, group));
-                    group
-                }
-            };
-            member.push(group);
-        }
-        let mut by_name: Vec<(&str, i32, u32)> = groups
-            .iter()
-            .map(|(id, group)| {
-                let key = u32::try_from(id >> 32).unwrap_or(u32::MAX);
-                (&**self.keys.name(key), (*id as u32).cast_signed(), *group)
-            })
-            .collect();
-        by_name.sort_unstable();
-        let mut sizes = vec![0usize; groups.len()];
-        for &group in &member {
-            sizes[group as usize] += 1;
-        }
-        let mut starts = vec![0usize; groups.len()];
-        let mut end = 0;
-        for (_, _, group) in &by_name {
-            starts[*group as usize] = end;
-            end += sizes[*group as usize];
-        }
-        let mut order = vec![0u32; self.len()];
-        let mut fill = starts.clone();
-        for (i, &group) in (0u32..).zip(&member) {
-            let at = &mut fill[group as usize];
-            order[*at] = i;
-            *at += 1;
-        }
-        let step = |&i: &u32| (self.has_step[i as usize], self.step[i as usize]);
-        for (start, size) in starts.iter().zip(&sizes) {
-            let group = &mut order[*start..start + size];
-            if !group.is_sorted_by_key(step) {
-                group.sort_by_key(step);
-            }
-        }
-        order
-    }
-
-    /// Some rows, in the given order, as the record batch that Parquet files hold.
-    ///
-    /// # Errors
-    /// When arrow refuses the columns.
-    pub fn batch(&self, order: &[u32]) -> Result<RecordBatch, arrow::error::ArrowError> {
-        fn of<T: Copy>(column: &[T], order: &[u32]) -> impl Iterator<Item = T> {
-            order.iter().map(|i| column[*i as usize])
-        }
-        let steps = of(&self.step, order).zip(of(&self.has_step, order));
-        let [value, int, text] = self.values(order);
-        #[expect(clippy::cast_possible_wrap, reason = "kinds are 0 to 3")]
-        let kind = Int8Array::from_iter_values(of(&self.kind, order).map(|kind| kind as i8));
-        RecordBatch::try_new(
-            schema(),
-            vec![
-                self.names(order),
-                Arc::new(Int32Array::from_iter_values(of(&self.rank, order))),
-                Arc::new(
-                    steps
-                        .map(|(step, there)| there.then_some(step))
-                        .collect::<Int64Array>(),
-                ),
-                Arc::new(
-                    TimestampMicrosecondArray::from_iter_values(of(&self.timestamp, order))
-                        .with_timezone("UTC"),
-                ),
-                Arc::new(Int32Array::from_iter_values(of(&self.attempt, order))),
-                Arc::new(Int64Array::from_iter_values(of(&self.seq, order))),
-                Arc::new(kind),
-                value,
-                int,
-                text,
-            ],
-        )
-    }
-
-    /// The names of some rows.
-    fn names(&self, order: &[u32]) -> ArrayRef {
-        let of = |i: &u32| &**self.keys.name(self.key[*i as usize]);
-        let bytes = order.iter().map(|i| of(i).len()).sum();
-        let mut names = StringBuilder::with_capacity(order.len(), bytes);
-        for i in order {
-            names.append_value(of(i));
-        }
-        Arc::new(names.finish())
-    }
-
-    /// Their values as floats, as whole numbers, and as text.
-    fn values(&self, order: &[u32]) -> [ArrayRef; 3] {
-        let at = |i: &u32| *i as usize;
-        if order.iter().all(|i| self.kind[at(i)] == FLOAT) {
-            let floats = order.iter().map(|i| f64::from_bits(self.bits[at(i)]));
-            let none = |kind| new_null_array(kind, order.len());
-            return [
-                Arc::new(Float64Array::from_iter_values(floats)),
-                none(&DataType::Int64),
-                none(&DataType::Utf8),
-            ];
-        }
-        let mut value = Float64Builder::with_capacity(order.len());
-        let mut int = Int64Builder::with_capacity(order.len());
-        let mut text = StringBuilder::new();
-        for row in order.iter().map(|i| self.row(at(i))) {
-            value.append_option(exact_f64(row.value));
-            int.append_option(match row.value {
-                ValueRef::Int(n) => Some(n),
-                ValueRef::Bool(b) => Some(i64::from(b)),
-                _ => None,
-            });
-            text.append_option(match row.value {
-                ValueRef::Text(s) => Some(s),
-                _ => None,
-            });
-        }
-        [
-            Arc::new(value.finish()),
-            Arc::new(int.finish()),
-            Arc::new(text.finish()),
-        ]
-    }
 }
 
-/// A value as a float where that loses nothing.
-#[expect(clippy::cast_precision_loss, reason = "the bound makes it exact")]
-fn exact_f64(value: ValueRef<'_>) -> Option<f64> {
-    const EXACT: i64 = 1 << 53;
-    match value {
-        ValueRef::Float(x) => Some(x),
-        ValueRef::Int(i) => (-EXACT..=EXACT).contains(&i).then_some(i as f64),
-        ValueRef::Bool(b) => Some(if b { 1.0 } else { 0.0 }),
-        ValueRef::Text(_) => None,
-    }
-}
-
-/// Columns of `metrics.parquet` and of the segments.
-#[must_use]
-pub fn schema() -> SchemaRef {
-    let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    Arc::new(Schema::new(vec![
-        Field::new("key", DataType::Utf8, false),
-        Field::new("rank", DataType::Int32, false),
-        Field::new("step", DataType::Int64, true),
-        Field::new("timestamp", utc, false),
-        Field::new("attempt", DataType::Int32, false),
-        Field::new("seq", DataType::Int64, false),
-        Field::new("kind", DataType::Int8, false),
-        Field::new("value", DataType::Float64, true),
-        Field::new("int_value", DataType::Int64, true),
-        Field::new("text", DataType::Utf8, true),
-    ]))
+/// Where a text is.
+fn place(bits: u64) -> usize {
+    usize::try_from(bits).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -407,6 +284,7 @@ mod tests {
         }
         let values: Vec<_> = rows
             .sorted()
+            .places
             .into_iter()
             .map(|i| rows.value(i as usize).as_f64().unwrap())
             .collect();

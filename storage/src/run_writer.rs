@@ -35,7 +35,7 @@ use crate::text::{Packer, TextFile};
 use crate::wal::FrameEncoder;
 
 /// The format number of commit logs.
-pub(crate) const WAL_FORMAT: u32 = 1;
+pub(crate) const WAL_FORMAT: u32 = 2;
 /// A live run is published when it is this much older than at the last publication: a twentieth of its age,
 /// within these bounds, so that the number of row groups grows with the logarithm of the age.
 const PUBLISH_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
@@ -110,7 +110,8 @@ pub struct RunWriter {
     pub(crate) packer: Packer,
     /// Bytes of a text file beyond which it is rolled.
     pub(crate) roll_bytes: u64,
-    /// For each place in a call, the name that stood there last: most calls repeat the one before.
+    /// The name that stood behind each name last, and in front of all, the one that began a call: most calls repeat
+    /// the one before.
     pub(crate) guess: Vec<u32>,
     pub(crate) sealer: Sealer,
     /// Rows and bytes of `metrics.parquet`.

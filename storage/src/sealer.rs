@@ -13,7 +13,7 @@ use crate::layout::RunDir;
 use crate::lock::Fence;
 use crate::pyramid::Upkeep;
 use crate::reader::segment_chain;
-use crate::rows::Rows;
+use crate::rows::{Order, Rows};
 use crate::{durable, segment};
 
 /// First and last pause between two attempts to seal.
@@ -295,7 +295,7 @@ fn seal(
 #[derive(Debug)]
 pub(crate) struct Sorted<'a> {
     rows: &'a Rows,
-    order: Vec<u32>,
+    order: Order,
     lo: u64,
     hi: u64,
 }

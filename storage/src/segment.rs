@@ -1,5 +1,11 @@
 //! Parquet files of rows: sorted writing, and publishing by splicing whole row groups.
 
+mod chunk;
+mod columns;
+mod encode;
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -7,60 +13,36 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parquet::arrow::ArrowSchemaConverter;
-use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
-use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::column::writer::ColumnCloseResult;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::types::ColumnPath;
+use parquet::schema::types::SchemaDescriptor;
 
+use self::columns::Columns;
 use crate::durable::{self, Prepared};
 use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
 use crate::nesting;
-use crate::rows::{Rows, schema};
+use crate::rows::{Order, Rows, schema};
 
 /// Rows of a row group.
 const ROW_GROUP_ROWS: usize = 262_144;
 /// Rows of a data page: a multiple of 1,024, so that the pages of all columns align.
 const PAGE_ROWS: usize = 8_192;
-/// Rows handed to the encoder at once: so few that their columns stay in the processor's cache, and in memory that
-/// the allocator has at hand.
-const CHUNK_ROWS: usize = PAGE_ROWS;
 /// Where a file tells that it holds the rows `[0, hi)`.
 const HI: &str = "expman.hi";
 
-fn properties(hi: u64) -> Result<WriterProperties, parquet::errors::ParquetError> {
-    let mut properties = WriterProperties::builder()
+fn properties(hi: u64) -> WriterProperties {
+    WriterProperties::builder()
         .set_created_by(concat!("expman-mesh version ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_data_page_row_count_limit(PAGE_ROWS)
-        .set_write_batch_size(1_024)
-        .set_key_value_metadata(Some(vec![KeyValue::new(HI.to_owned(), hi.to_string())]));
-    // Of numbers that hardly change from row to row differences take as little room as a dictionary, and less time.
-    for name in [
-        "rank",
-        "step",
-        "timestamp",
-        "attempt",
-        "seq",
-        "kind",
-        "int_value",
-    ] {
-        let column = ColumnPath::from(name);
-        properties = properties
-            .set_column_dictionary_enabled(column.clone(), false)
-            .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
-    }
-    // No statistics: their order for floats is what older readers and NaN disagree about.
-    let value = ColumnPath::from("value");
-    properties = properties
-        .set_column_dictionary_enabled(value.clone(), false)
-        .set_column_encoding(value.clone(), Encoding::BYTE_STREAM_SPLIT)
-        .set_column_statistics_enabled(value, EnabledStatistics::None);
-    Ok(properties.build())
+        .set_key_value_metadata(Some(vec![KeyValue::new(HI.to_owned(), hi.to_string())]))
+        .build()
+}
+
+fn descriptor() -> Result<SchemaDescriptor, ParquetError> {
+    ArrowSchemaConverter::new().convert(&schema())
 }
 
 /// Writes rows, sorted, as one file that claims the rows up to `hi`.
@@ -80,21 +62,27 @@ pub(crate) fn prepare_sorted(path: &Path, rows: &Rows, hi: u64) -> Result<Prepar
 pub(crate) fn prepare_in_order(
     path: &Path,
     rows: &Rows,
-    order: &[u32],
+    order: &Order,
     hi: u64,
 ) -> Result<Prepared> {
     let mut next = Prepared::new(path)?;
     let tmp = next.tmp.clone();
-    let options = ArrowWriterOptions::new()
-        .with_properties(properties(hi).at("encode", &tmp)?)
-        .with_skip_arrow_metadata(true);
-    let mut writer =
-        ArrowWriter::try_new_with_options(&mut next.file, schema(), options).at("encode", &tmp)?;
-    for chunk in order.chunks(CHUNK_ROWS) {
-        let batch = rows.batch(chunk).at("encode", &tmp)?;
-        writer.write(&batch).at("encode", &tmp)?;
+    let descriptor = descriptor().at("encode", &tmp)?;
+    let props = Arc::new(properties(hi));
+    let mut out = SerializedFileWriter::new(&mut next.file, descriptor.root_schema_ptr(), props)
+        .at("encode", &tmp)?;
+    let mut columns = Columns::new(rows, &descriptor).at("encode", &tmp)?;
+    for from in (0..order.places.len()).step_by(ROW_GROUP_ROWS) {
+        let to = order.places.len().min(from + ROW_GROUP_ROWS);
+        let mut group = out.next_row_group().at("encode", &tmp)?;
+        columns
+            .each(order, from, to, |bytes, close| {
+                group.append_column(&bytes, close)
+            })
+            .at("encode", &tmp)?;
+        group.close().at("encode", &tmp)?;
     }
-    writer.close().at("encode", &tmp)?;
+    out.close().at("encode", &tmp)?;
     plain_column_orders(&next.file, &tmp)?;
     Ok(next)
 }
@@ -118,10 +106,8 @@ pub(crate) fn prepare_spliced(path: &Path, sources: &[&Path], hi: u64) -> Result
 fn join(path: &Path, sources: &[&Path], hi: u64) -> Result<Prepared> {
     let mut next = Prepared::new(path)?;
     let tmp = next.tmp.clone();
-    let props = Arc::new(properties(hi).at("encode", &tmp)?);
-    let descriptor = ArrowSchemaConverter::new()
-        .convert(&schema())
-        .at("encode", &tmp)?;
+    let props = Arc::new(properties(hi));
+    let descriptor = descriptor().at("encode", &tmp)?;
     let mut out = SerializedFileWriter::new(&mut next.file, descriptor.root_schema_ptr(), props)
         .at("encode", &tmp)?;
     for source in sources {
@@ -227,55 +213,4 @@ fn plain_column_orders(file: &File, path: &Path) -> Result<()> {
         }
     }
     file.write_all_at(&orders, start).at("write", path)
-}
-
-#[cfg(test)]
-mod tests {
-    use expman_model::record::ValueRef;
-
-    use super::*;
-    use crate::rows::Row;
-
-    fn rows(from: i64, n: i64) -> Rows {
-        let mut rows = Rows::default();
-        for i in from..from + n {
-            rows.push_row(&Row {
-                key: "loss",
-                rank: 0,
-                step: Some(i),
-                timestamp_us: i,
-                attempt: 0,
-                seq: 1,
-                value: ValueRef::Float(0.5),
-            });
-        }
-        rows
-    }
-
-    #[test]
-    fn a_publication_keeps_the_bytes_in_front_of_it() {
-        let tmp = tempfile::tempdir().unwrap();
-        let at = |name: &str| tmp.path().join(name);
-        write_sorted(&at("metrics"), &rows(0, 1000), 1000).unwrap();
-        write_sorted(&at("seg"), &rows(1000, 500), 1500).unwrap();
-        let before = durable::read(&at("metrics")).unwrap();
-        let group_end = metadata(&File::open(at("metrics")).unwrap(), &at("metrics"))
-            .unwrap()
-            .row_group(0)
-            .compressed_size();
-        splice(&at("metrics"), &[&at("metrics"), &at("seg")], 1500).unwrap();
-        let after = durable::read(&at("metrics")).unwrap();
-        let prefix = 4 + usize::try_from(group_end).unwrap();
-        assert_eq!(before[..prefix], after[..prefix]);
-        assert_eq!(read_hi(&at("metrics")).unwrap(), 1500);
-        let meta = metadata(&File::open(at("metrics")).unwrap(), &at("metrics")).unwrap();
-        assert_eq!(meta.file_metadata().num_rows(), 1500);
-    }
-
-    #[test]
-    fn an_empty_file_is_valid() {
-        let tmp = tempfile::tempdir().unwrap();
-        write_sorted(&tmp.path().join("m"), &Rows::default(), 0).unwrap();
-        assert_eq!(read_hi(&tmp.path().join("m")).unwrap(), 0);
-    }
 }

@@ -14,7 +14,7 @@ use expman_model::{
 use crate::error::Result;
 use crate::goodbyes;
 use crate::layout::RunDir;
-use crate::rows::{KeyTable, Rows};
+use crate::rows::{Call, FLOAT, KeyTable, Rows};
 use crate::wal::WalWriter;
 
 /// One writer of the run.
@@ -220,14 +220,16 @@ impl RunState {
     pub(crate) fn apply_rows(&mut self, writer: u32, rows: &Rows, from: usize) {
         self.dirty = true;
         let meta = &mut self.writers[writer as usize].meta;
-        let mut last_call = None;
-        for i in from..rows.len() {
-            if last_call != Some(rows.seq[i]) {
-                last_call = Some(rows.seq[i]);
-                meta.rows += 1;
-                meta.last_step = rows.step(i).max(meta.last_step);
+        let mut at = from;
+        while at < rows.len() {
+            let number = rows.call[at];
+            let call = rows.calls[number as usize];
+            meta.rows += 1;
+            meta.last_step = call.step().max(meta.last_step);
+            while rows.call.get(at) == Some(&number) {
+                summarise(&mut self.summaries, rows, at, &call);
+                at += 1;
             }
-            summarise(&mut self.summaries, rows, i);
         }
         meta.points += (rows.len() - from) as u64;
         self.meta.rows += (rows.len() - from) as u64;
@@ -334,7 +336,8 @@ impl RunState {
     }
 }
 
-fn summarise(summaries: &mut Vec<Option<MetricSummary>>, rows: &Rows, i: usize) {
+#[inline]
+fn summarise(summaries: &mut Vec<Option<MetricSummary>>, rows: &Rows, i: usize, call: &Call) {
     let at = rows.key[i] as usize;
     if at >= SUMMARY_KEYS_MAX {
         return; // the record has room for no more of them
@@ -342,9 +345,12 @@ fn summarise(summaries: &mut Vec<Option<MetricSummary>>, rows: &Rows, i: usize) 
     if summaries.len() <= at {
         summaries.resize(at + 1, None);
     }
-    let (value, step, rank) = (rows.value(i), rows.step(i), rows.rank[i].cast_unsigned());
+    let (step, rank) = (call.step(), call.rank.cast_unsigned());
     match &mut summaries[at] {
-        Some(summary) => summary.update(value, step, rank),
-        empty => *empty = Some(MetricSummary::first(value, step, rank)),
+        Some(summary) if rows.kind[i] == FLOAT => {
+            summary.update_float(f64::from_bits(rows.bits[i]), step, rank);
+        }
+        Some(summary) => summary.update(rows.value(i), step, rank),
+        empty => *empty = Some(MetricSummary::first(rows.value(i), step, rank)),
     }
 }

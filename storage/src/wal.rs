@@ -1,10 +1,14 @@
 //! The commit log: checksummed frames, each the whole effect of one batch.
 //!
 //! Frame: `u32 magic | u32 length | u32 crc32c(length, payload) | payload`, little endian.
-//! Payload: a kind byte, then what [`Frame`] says; a batch's body is zstd over plain columns.
+//! Payload: a kind byte, then what [`Frame`] says; a batch's calls are in `calls`.
+//! Format 1 had batches of another kind, zstd over plain columns, which are still read.
 //! A frame is checked before anything in it is decoded.
 
+mod calls;
 mod read;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
@@ -20,8 +24,6 @@ const MAGIC: u32 = u32::from_le_bytes(*b"EXPW");
 const HEADER_BYTES: usize = 12;
 /// A frame that claims more is damaged.
 const PAYLOAD_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
-/// Compression of bodies: fastest level.
-const ZSTD_LEVEL: i32 = 1;
 
 /// A writer as the log knows it; batches name it by its index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +86,9 @@ pub enum Frame {
 
 const KIND_HEADER: u8 = 1;
 const KIND_WRITER: u8 = 2;
-const KIND_BATCH: u8 = 3;
+/// A batch of format 1.
+const KIND_COLUMNS: u8 = 3;
+const KIND_CALLS: u8 = 4;
 
 /// The checksum of a frame: over the length of its payload, then the payload.
 fn checksum(payload: &[u8]) -> u32 {
@@ -110,9 +114,12 @@ fn frame(out: &mut Vec<u8>, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) {
 #[derive(Default)]
 pub(crate) struct FrameEncoder {
     told: Vec<bool>,
-    raw: Vec<u8>,
+    /// Names that a frame tells.
+    new: Vec<u32>,
+    calls: Vec<u8>,
+    rest: Vec<u8>,
     /// Kept, because making one costs more than a small body.
-    compressor: Option<zstd::bulk::Compressor<'static>>,
+    packer: Option<zstd::bulk::Compressor<'static>>,
 }
 
 impl std::fmt::Debug for FrameEncoder {
@@ -146,65 +153,51 @@ impl FrameEncoder {
         range: Range<usize>,
         others: &[u8],
     ) -> std::io::Result<()> {
-        let count = range.len();
-        let mut raw = std::mem::take(&mut self.raw);
-        raw.clear();
-        self.columns(&mut raw, rows, range);
-        put_bytes(&mut raw, others);
-        let compressor = match &mut self.compressor {
-            Some(compressor) => compressor,
-            none => none.insert(zstd::bulk::Compressor::new(ZSTD_LEVEL)?),
-        };
-        let body = compressor.compress(&raw)?;
-        frame(out, KIND_BATCH, |out| {
+        let Self {
+            told,
+            new,
+            calls,
+            rest,
+            packer,
+        } = self;
+        told.resize(rows.keys.len(), false);
+        new.clear();
+        calls.clear();
+        rest.clear();
+        calls::put(calls, rows, range.clone(), |id| {
+            if !std::mem::replace(&mut told[id as usize], true) {
+                new.push(id);
+            }
+        });
+        put_u32(rest, new.len());
+        for &id in &*new {
+            rest.extend_from_slice(&id.to_le_bytes());
+            put_bytes(rest, rows.keys.name(id).as_bytes());
+        }
+        if !rows.texts.is_empty() {
+            calls::put_texts(rest, rows, range.clone());
+        }
+        put_bytes(rest, others);
+        let packed = calls::packed(rest, packer)?;
+        let stored = packed.as_deref().unwrap_or(rest);
+        frame(out, KIND_CALLS, |out| {
             out.extend_from_slice(&head.writer.to_le_bytes());
             for n in [head.upto_seq, head.text_ends[0], head.text_ends[1]] {
                 out.extend_from_slice(&n.to_le_bytes());
             }
-            for n in [count, raw.len()] {
-                out.extend_from_slice(&u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes());
+            for n in [range.len(), rest.len(), stored.len()] {
+                put_u32(out, n);
             }
-            out.extend_from_slice(&body);
+            out.extend_from_slice(stored);
+            out.extend_from_slice(calls);
         });
-        self.raw = raw;
         Ok(())
     }
+}
 
-    fn columns(&mut self, raw: &mut Vec<u8>, rows: &Rows, range: Range<usize>) {
-        self.told.resize(rows.keys.len(), false);
-        let count_at = raw.len();
-        raw.extend_from_slice(&[0; 4]);
-        let mut names = 0u32;
-        for &id in &rows.key[range.clone()] {
-            if !std::mem::replace(&mut self.told[id as usize], true) {
-                names += 1;
-                raw.extend_from_slice(&id.to_le_bytes());
-                put_bytes(raw, rows.keys.name(id).as_bytes());
-            }
-        }
-        raw[count_at..count_at + 4].copy_from_slice(&names.to_le_bytes());
-        for id in &rows.key[range.clone()] {
-            raw.extend_from_slice(&id.to_le_bytes());
-        }
-        for column in [&rows.step, &rows.timestamp, &rows.seq] {
-            for x in &column[range.clone()] {
-                raw.extend_from_slice(&x.to_le_bytes());
-            }
-        }
-        let (bits, kinds) = (&rows.bits[range.clone()], &rows.kind[range.clone()]);
-        raw.extend(rows.has_step[range].iter().map(|&b| u8::from(b)));
-        raw.extend_from_slice(kinds);
-        for (bits, kind) in bits.iter().zip(kinds) {
-            let bits = if *kind == 3 { 0 } else { *bits };
-            raw.extend_from_slice(&bits.to_le_bytes());
-        }
-        for (bits, _) in bits.iter().zip(kinds).filter(|(_, k)| **k == 3) {
-            put_bytes(
-                raw,
-                rows.texts[usize::try_from(*bits).unwrap_or(usize::MAX)].as_bytes(),
-            );
-        }
-    }
+fn put_u32(out: &mut Vec<u8>, n: usize) {
+    let n = u32::try_from(n).unwrap_or(u32::MAX);
+    out.extend_from_slice(&n.to_le_bytes());
 }
 
 /// The fixed part of a batch frame.

@@ -83,7 +83,7 @@ impl<'a> Wide<'a> {
         let mut keys: Vec<usize> = (0..kinds.len()).filter(|&k| kinds[k].seen()).collect();
         keys.sort_unstable_by_key(|&k| &rows.keys.names()[k]);
         let mut column_of = vec![0; kinds.len()];
-        let has_attempts = rows.attempt.iter().any(|&a| a != 0);
+        let has_attempts = rows.calls.iter().any(|call| call.attempt != 0);
         let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         let mut fields = vec![
             Field::new("step", DataType::Int64, true),
@@ -160,15 +160,14 @@ impl<'a> Wide<'a> {
     /// When the range reaches behind the last row.
     pub fn batch(&self, calls: Range<usize>) -> Result<RecordBatch, ArrowError> {
         let rows = self.rows;
-        let first = |call: usize| self.order[self.starts[call]] as usize;
-        let step = |i: usize| rows.has_step[i].then_some(rows.step[i]);
-        let steps: Int64Array = calls.clone().map(|c| step(first(c))).collect();
-        let times = calls.clone().map(|c| rows.timestamp[first(c)]);
+        let first = |call: usize| rows.call(self.order[self.starts[call]] as usize);
+        let steps: Int64Array = calls.clone().map(|c| first(c).step()).collect();
+        let times = calls.clone().map(|c| first(c).timestamp);
         let times = TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC");
-        let ranks = Int32Array::from_iter_values(calls.clone().map(|c| rows.rank[first(c)]));
+        let ranks = Int32Array::from_iter_values(calls.clone().map(|c| first(c).rank));
         let mut columns: Vec<ArrayRef> = vec![Arc::new(steps), Arc::new(times), Arc::new(ranks)];
         if self.has_attempts {
-            let attempts = calls.clone().map(|c| rows.attempt[first(c)]);
+            let attempts = calls.clone().map(|c| first(c).attempt);
             columns.push(Arc::new(Int32Array::from_iter_values(attempts)));
         }
         // Where each cell's row is, column by column.
@@ -550,7 +549,7 @@ mod tests {
                     }
                 }
                 let order = if sorted {
-                    stretch.sorted()
+                    stretch.sorted().places
                 } else {
                     (0..).take(stretch.len()).collect()
                 };
@@ -584,7 +583,7 @@ mod tests {
             .map(|&(rank, step, seq)| (rank, step, seq, &points[..]));
         let arrived = rows(&calls.collect::<Vec<_>>());
         let mut stored = Rows::default();
-        for i in arrived.sorted() {
+        for i in arrived.sorted().places {
             stored.push_row(&arrived.row(i as usize));
         }
         for rows in [&arrived, &stored] {

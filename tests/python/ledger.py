@@ -142,7 +142,7 @@ def _read_log(log: bytes) -> Iterator[Row]:
         elif kind == 2:
             writers.append(json.loads(body))
         else:
-            assert kind == 3, f"frame of kind {kind}"
+            assert kind == 4, f"frame of kind {kind}"
             yield from _read_batch(body, names, writers)
     later = [found.start() for found in re.finditer(b"EXPW", log) if found.start()]
     assert all(_whole_frame(log[at:]) is None for at in later), "damage in front of a frame"
@@ -158,40 +158,87 @@ def _whole_frame(log: bytes) -> bytes | None:
     return payload if whole and crc32c(struct.pack("<I", length) + payload) == crc else None
 
 
+class _Fields:
+    """Reads little-endian fields from the front of bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, form: str) -> Any:
+        (value,) = struct.unpack_from("<" + form, self.data, self.at)
+        self.at += struct.calcsize("<" + form)
+        return value
+
+    def text(self) -> str:
+        return str(self.take(f"{self.take('I')}s"), "utf-8")
+
+    def number(self) -> int:
+        """An unsigned LEB128."""
+        n = shift = 0
+        while True:
+            byte: int = self.take("B")
+            n |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return n
+            shift += 7
+
+    def difference(self) -> int:
+        return _unzigzag(self.number())
+
+    def ended(self) -> bool:
+        return self.at == len(self.data)
+
+
+def _unzigzag(n: int) -> int:
+    return n >> 1 ^ -(n & 1)
+
+
+def _wrapped(n: int) -> int:
+    """Differences wrap around, as sums of 64 bits do."""
+    return (n + 2**63) % 2**64 - 2**63
+
+
 def _read_batch(
     body: bytes, names: dict[int, str], writers: Sequence[dict[str, Any]]
 ) -> Iterator[Row]:
-    writer, _upto, _run_log, _console_log, n, raw_length = struct.unpack_from("<IQQQII", body)
-    raw = pa.decompress(body[36:], decompressed_size=raw_length, codec="zstd", asbytes=True)
-    at = 0
-
-    def take(form: str) -> tuple[Any, ...]:
-        nonlocal at
-        fields = struct.unpack_from("<" + form, raw, at)
-        at += struct.calcsize("<" + form)
-        return fields
-
-    def text() -> str:
-        (size,) = take("I")
-        (data,) = take(f"{size}s")
-        return str(data, "utf-8")
-
-    for _ in range(take("I")[0]):
-        (number,) = take("I")
-        names[number] = text()
-    keys, steps, _stamps, seqs = take(f"{n}I"), take(f"{n}q"), take(f"{n}q"), take(f"{n}Q")
-    has_step, kinds, bits = take(f"{n}B"), take(f"{n}B"), take(f"{n}Q")
-    who = writers[writer]
-    for i in range(n):
-        packed = struct.pack("<Q", bits[i])
-        value = (
-            lambda packed=packed: struct.unpack("<d", packed)[0],
-            lambda packed=packed: struct.unpack("<q", packed)[0],
-            lambda packed=packed: packed != bytes(8),
-            text,
-        )[kinds[i]]()
-        step = steps[i] if has_step[i] else None
-        yield Row(names[keys[i]], who["rank"], step, who["attempt"], seqs[i], value)
+    writer, _upto, _run_log, _console_log, n, length, stored = struct.unpack_from("<IQQQIII", body)
+    kept = body[40 : 40 + stored]
+    if stored < length:
+        kept = pa.decompress(kept, decompressed_size=length, codec="zstd", asbytes=True)
+    rest, calls, who = _Fields(kept), _Fields(body[40 + stored :]), writers[writer]
+    for _ in range(rest.take("I")):
+        number = rest.take("I")
+        names[number] = rest.text()
+    step = seq = read = 0
+    shape: list[tuple[str, int]] = []
+    bits: list[int] = []
+    while read < n:
+        flags = calls.take("B")
+        if flags & 1:
+            step = _wrapped(step + calls.difference())
+        calls.difference()  # of the time
+        seq += calls.difference()
+        if flags & 2:
+            shape, key = [], 0
+            for _ in range(calls.number()):
+                word = calls.number()
+                key += _unzigzag(word >> 2)
+                shape.append((names[key], word & 3))
+            bits = [0] * len(shape)
+        widths = calls.take(f"{(len(shape) + 1) // 2}s")
+        for at, (name, kind) in enumerate(shape):
+            width = widths[at // 2] >> at % 2 * 4 & 15
+            differs = bytes(8 - width) + calls.take(f"{width}s")
+            bits[at] ^= int.from_bytes(differs, "big" if kind else "little")
+            packed = struct.pack("<Q", bits[at])
+            value = rest.text() if kind == 3 else struct.unpack_from("<" + "dq?"[kind], packed)[0]
+            yield Row(name, who["rank"], step if flags & 1 else None, who["attempt"], seq, value)
+        read += len(shape)
+    rest.take(f"{rest.take('I')}s")
+    assert read == n
+    assert calls.take("B")
+    assert calls.ended()
+    assert rest.ended()
 
 
 # --- proving --------------------------------------------------------------------------------

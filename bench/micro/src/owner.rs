@@ -2,7 +2,7 @@
 
 use expman_model::{Incarnation, Record, RunMeta, ValueRef, WriterId};
 use expman_storage::pyramid::Sum;
-use expman_storage::{OwnerLock, Row, Rows, RunDir, RunWriter, StorageError, segment};
+use expman_storage::{Order, OwnerLock, Row, Rows, RunDir, RunWriter, StorageError, segment};
 use tempfile::TempDir;
 
 use crate::Work;
@@ -160,7 +160,7 @@ impl Work for Seal {
 /// Adds sorted rows up.
 pub struct Sums {
     rows: Rows,
-    order: Vec<u32>,
+    order: Order,
 }
 
 impl Sums {

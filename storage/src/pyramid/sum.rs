@@ -1,10 +1,12 @@
 //! The sum of a range of rows: every series with buckets fine enough to zoom into, and a bounded number of them.
 
+mod grouped;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::series::Series;
-use crate::rows::{Row, Rows};
+use crate::rows::Row;
 
 /// Rows of a bucket, where a series has enough of them …
 const BUCKET_ROWS: u64 = 256;
@@ -46,16 +48,6 @@ impl Sum {
             hi,
             ..Self::default()
         }
-    }
-
-    /// The sum of rows in memory, in an order in which those of a series follow each other.
-    #[must_use]
-    pub fn of(rows: &Rows, order: &[u32], lo: u64, bases: Bases<'_>) -> Self {
-        let mut summing = Summing::new(lo, bases);
-        for &i in order {
-            summing.push(&rows.row(i as usize));
-        }
-        summing.finish()
     }
 
     /// One series.

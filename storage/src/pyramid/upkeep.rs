@@ -15,7 +15,7 @@ use crate::error::{At, Result};
 use crate::layout::RunDir;
 use crate::lock::Fence;
 use crate::reader::{Filter, chain};
-use crate::rows::Rows;
+use crate::rows::{Order, Rows};
 use crate::scan::Sealed;
 use crate::sealer::remove;
 
@@ -57,13 +57,13 @@ impl Upkeep {
     }
 
     /// Writes the sum of the rows `[lo, hi)`, before their file gets its name.
-    pub(crate) fn seal(&mut self, rows: &Rows, order: &[u32], lo: u64, hi: u64) {
+    pub(crate) fn seal(&mut self, rows: &Rows, order: &Order, lo: u64, hi: u64) {
         if let Err(e) = self.try_seal(rows, order, lo, hi) {
             tracing::warn!("the sum of rows {lo} to {hi} is left out: {e}");
         }
     }
 
-    fn try_seal(&mut self, rows: &Rows, order: &[u32], lo: u64, hi: u64) -> Result<()> {
+    fn try_seal(&mut self, rows: &Rows, order: &Order, lo: u64, hi: u64) -> Result<()> {
         let has_stepless = rows.has_stepless();
         if hi - lo < self.rows_min && !has_stepless {
             self.stepless = self.stepless.take().filter(|(at, _)| *at == lo);
@@ -82,6 +82,10 @@ impl Upkeep {
             return Ok(());
         };
         let sum = Sum::of(rows, order, lo, &|key, rank| {
+            // Mostly every point has a step.
+            if known.is_empty() {
+                return 0;
+            }
             known.get(&(Arc::from(key), rank)).copied().unwrap_or(0)
         });
         for (place, n) in stepless(&sum) {

@@ -1,15 +1,13 @@
 //! Taking in batches: from encoded records to rows, text, frames and state.
 
 use expman_model::codec::Reader;
-use expman_model::record::{
-    KIND_CONSOLE, KIND_METRICS, RecordHead, ValueRef, take_console, take_value,
-};
+use expman_model::record::{KIND_CONSOLE, KIND_METRICS, RecordHead, take_console, take_value};
 use expman_model::time::now_us;
 use expman_model::{CodecError, EventBody, Record, RecordBody};
 
 use super::RunWriter;
 use crate::error::{At, Result, StorageError};
-use crate::rows::Row;
+use crate::rows::Call;
 use crate::state::RunState;
 use crate::text;
 use crate::wal::BatchHead;
@@ -79,16 +77,15 @@ impl RunWriter {
             upto = head.seq;
             if head.kind == KIND_METRICS {
                 last.metrics_us = head.timestamp_us;
-                let row = Row {
-                    key: "",
-                    rank,
-                    step: None,
-                    timestamp_us: head.timestamp_us,
-                    attempt,
-                    seq: head.seq,
-                    value: ValueRef::Bool(false),
+                let call = Call {
+                    rank: rank.cast_signed(),
+                    attempt: attempt.cast_signed(),
+                    step: 0,
+                    has_step: false,
+                    timestamp: head.timestamp_us,
+                    seq: head.seq.cast_signed(),
                 };
-                self.read_metrics(inner, row)?;
+                self.read_metrics(inner, call)?;
                 continue;
             }
             if head.kind == KIND_CONSOLE {
@@ -144,37 +141,38 @@ impl RunWriter {
         Ok(upto)
     }
 
-    fn read_metrics(&mut self, inner: &[u8], mut row: Row<'_>) -> Result<(), CodecError> {
+    fn read_metrics(&mut self, inner: &[u8], mut call: Call) -> Result<(), CodecError> {
         let mut r = Reader::new(inner);
-        let has_step = r.u8("step flag")? != 0;
+        call.has_step = r.u8("step flag")? != 0;
         let step = r.i64("step")?;
-        row.step = has_step.then_some(step);
-        let points = r.u32("point count")? as usize;
-        for place in 0..points {
+        call.step = if call.has_step { step } else { 0 };
+        let points = r.u32("point count")?;
+        if points > 0 {
+            self.rows.begin(call);
+        }
+        let Self { rows, guess, .. } = self;
+        let mut before = 0;
+        for _ in 0..points {
             let name = r.bytes("metric name")?;
             let value = take_value(&mut r)?;
-            let key = match self.guess.get(place) {
-                Some(&id) if self.rows.keys.name(id).as_bytes() == name => id,
+            let key = match guess.get(before) {
+                Some(&id) if rows.keys.is(id, name) => id,
                 _ => {
                     let name = std::str::from_utf8(name)
                         .map_err(|_not_utf8| CodecError::NotUtf8("metric name"))?;
-                    let id = self.rows.keys.intern(name);
-                    if place < self.guess.len() {
-                        self.guess[place] = id;
-                    } else if place == self.guess.len() {
-                        self.guess.push(id);
+                    let id = rows.keys.intern(name);
+                    if guess.len() <= before {
+                        guess.resize(before + 1, u32::MAX);
                     }
+                    guess[before] = id;
                     id
                 }
             };
-            self.rows.push(
-                key,
-                &Row {
-                    key: "",
-                    value,
-                    ..row
-                },
-            );
+            before = key as usize + 1;
+            rows.put(key, value);
+        }
+        if points > 0 {
+            rows.end();
         }
         if r.is_empty() {
             Ok(())

@@ -8,8 +8,8 @@ use expman_model::codec::Reader;
 use expman_model::record::ValueRef;
 
 use super::{
-    BatchFrame, Frame, HEADER_BYTES, KIND_BATCH, KIND_HEADER, KIND_WRITER, MAGIC,
-    PAYLOAD_BYTES_MAX, WalHeader, WalWriter, checksum,
+    BatchFrame, Frame, HEADER_BYTES, KIND_CALLS, KIND_COLUMNS, KIND_HEADER, KIND_WRITER, MAGIC,
+    PAYLOAD_BYTES_MAX, WalHeader, WalWriter, calls, checksum,
 };
 use crate::durable;
 use crate::error::{At, Result, StorageError};
@@ -48,36 +48,91 @@ impl FrameDecoder {
                 self.writers.push(writer.clone());
                 Ok(Frame::Writer(writer))
             }
-            KIND_BATCH => self
-                .batch(rest)
-                .map(|batch| Frame::Batch(Box::new(batch)))
-                .map_err(|e| e.to_string()),
+            KIND_COLUMNS | KIND_CALLS => {
+                let batch = self.batch(kind, rest).map_err(|e| e.to_string())?;
+                Ok(Frame::Batch(Box::new(batch)))
+            }
             other => Err(format!("unknown frame kind {other}")),
         }
     }
 
-    fn batch(&mut self, payload: &[u8]) -> Result<BatchFrame, CodecError> {
+    fn batch(&mut self, kind: u8, payload: &[u8]) -> Result<BatchFrame, CodecError> {
         let mut r = Reader::new(payload);
-        let writer = r.u32("writer")?;
-        let upto_seq = r.u64("seq")?;
-        let text_ends = [r.u64("run.log end")?, r.u64("console.log end")?];
+        let mut batch = BatchFrame {
+            writer: r.u32("writer")?,
+            upto_seq: r.u64("seq")?,
+            text_ends: [r.u64("run.log end")?, r.u64("console.log end")?],
+            ..BatchFrame::default()
+        };
         let n = r.u32("row count")? as usize;
-        let raw_len = r.u32("body length")? as usize;
         let id = self
             .writers
-            .get(writer as usize)
+            .get(batch.writer as usize)
             .ok_or(CodecError::Unknown {
                 what: "writer",
-                value: writer.into(),
+                value: batch.writer.into(),
             })?;
-        let (rank, attempt) = (id.id.rank, id.attempt);
-        let raw = zstd::bulk::decompress(r.rest(), raw_len.min(PAYLOAD_BYTES_MAX * 4))
-            .map_err(|_bad| CodecError::Truncated("batch body"))?;
-        let mut r = Reader::new(&raw);
+        let process = (id.id.rank, id.attempt);
+        if kind == KIND_COLUMNS {
+            self.columns(&mut r, n, process, &mut batch)?;
+        } else {
+            self.calls(&mut r, n, process, &mut batch)?;
+        }
+        Ok(batch)
+    }
+
+    fn take_names(&mut self, r: &mut Reader<'_>) -> Result<(), CodecError> {
         for _ in 0..r.u32("name count")? {
             let id = r.u32("name number")?;
             self.names.insert(id, r.str("metric name")?.to_owned());
         }
+        Ok(())
+    }
+
+    fn calls(
+        &mut self,
+        r: &mut Reader<'_>,
+        n: usize,
+        process: (u32, u32),
+        batch: &mut BatchFrame,
+    ) -> Result<(), CodecError> {
+        let rest = calls::take_rest(r)?;
+        let mut rest = Reader::new(&rest);
+        self.take_names(&mut rest)?;
+        let name = |rows: &mut Rows, id: u32| {
+            let name = self.names.get(&id).ok_or(CodecError::Unknown {
+                what: "metric name",
+                value: id.into(),
+            })?;
+            Ok(rows.keys.intern(name))
+        };
+        calls::take(r, n, &mut batch.rows, process, name, || {
+            rest.str("text value")
+        })?;
+        batch.others = rest.bytes("other records")?.to_vec();
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            Err(CodecError::Unknown {
+                what: "bytes behind a batch",
+                value: rest.rest().len() as u64,
+            })
+        }
+    }
+
+    /// A batch of format 1.
+    fn columns(
+        &mut self,
+        r: &mut Reader<'_>,
+        n: usize,
+        (rank, attempt): (u32, u32),
+        batch: &mut BatchFrame,
+    ) -> Result<(), CodecError> {
+        let raw_len = r.u32("body length")? as usize;
+        let raw = zstd::bulk::decompress(r.rest(), raw_len.min(PAYLOAD_BYTES_MAX * 4))
+            .map_err(|_bad| CodecError::Truncated("batch body"))?;
+        let mut r = Reader::new(&raw);
+        self.take_names(&mut r)?;
         let column = |r: &mut Reader<'_>, what| -> Result<Vec<u64>, CodecError> {
             Ok(r.take(n.saturating_mul(8), what)?
                 .chunks_exact(8)
@@ -95,7 +150,6 @@ impl FrameDecoder {
         let has_step = r.take(n, "step flags")?;
         let kinds = r.take(n, "kinds")?;
         let bits = column(&mut r, "values")?;
-        let mut rows = Rows::default();
         for i in 0..n {
             let value = match kinds[i] {
                 0 => ValueRef::Float(f64::from_bits(bits[i])),
@@ -113,7 +167,7 @@ impl FrameDecoder {
                 what: "metric name",
                 value: keys[i].into(),
             })?;
-            rows.push_row(&Row {
+            batch.rows.push_row(&Row {
                 key,
                 rank,
                 step: (has_step[i] != 0).then_some(steps[i].cast_signed()),
@@ -123,13 +177,8 @@ impl FrameDecoder {
                 value,
             });
         }
-        Ok(BatchFrame {
-            writer,
-            upto_seq,
-            text_ends,
-            rows,
-            others: r.bytes("other records")?.to_vec(),
-        })
+        batch.others = r.bytes("other records")?.to_vec();
+        Ok(())
     }
 }
 

@@ -1,21 +1,12 @@
 //! Which rows make a call, and in which order the calls stand in the table.
 
-use crate::rows::Rows;
+use crate::rows::{Call, Rows};
 
 /// [`calls`], where in each stretch of the rows the same calls logged every name, as in most runs: then only one row
 /// of each call has to find its place. `None` where it is otherwise.
 pub(super) fn alike(rows: &Rows) -> Option<(Vec<u32>, Vec<usize>)> {
-    fn same<T: PartialEq>(column: &[T], a: usize, b: usize, n: usize) -> bool {
-        column[a..a + n] == column[b..b + n]
-    }
-    let same_calls = |a: usize, b: usize, n: usize| {
-        same(&rows.seq, a, b, n)
-            && same(&rows.step, a, b, n)
-            && same(&rows.has_step, a, b, n)
-            && same(&rows.timestamp, a, b, n)
-            && same(&rows.rank, a, b, n)
-            && same(&rows.attempt, a, b, n)
-    };
+    let same_calls =
+        |a: usize, b: usize, n: usize| (0..n).all(|at| rows.call(a + at) == rows.call(b + at));
     u32::try_from(rows.len()).ok()?;
     // Where a stretch begins, how many calls are in it, and how many names, one behind the other.
     let mut stretches: Vec<(usize, usize, usize)> = Vec::new();
@@ -43,15 +34,7 @@ pub(super) fn alike(rows: &Rows) -> Option<(Vec<u32>, Vec<usize>)> {
     for (at, (start, length, _)) in stretches.iter().enumerate() {
         calls.extend((*start..start + length).map(|row| (row, at)));
     }
-    let call = |&(i, _): &(usize, usize)| {
-        (
-            rows.has_step[i],
-            rows.step[i],
-            rows.rank[i],
-            rows.attempt[i],
-            rows.seq[i],
-        )
-    };
+    let call = |&(i, _): &(usize, usize)| place(rows.call(i));
     if !calls.is_sorted_by(|a, b| call(a) < call(b)) {
         calls.sort_by_key(call);
         if !calls.is_sorted_by(|a, b| call(a) < call(b)) {
@@ -72,16 +55,7 @@ pub(super) fn alike(rows: &Rows) -> Option<(Vec<u32>, Vec<usize>)> {
 
 /// The rows of each call together, calls in the table's order, and where each begins.
 pub(super) fn calls(rows: &Rows) -> (Vec<u32>, Vec<usize>) {
-    let call = |i: u32| {
-        let i = i as usize;
-        (
-            rows.has_step[i],
-            rows.step[i],
-            rows.rank[i],
-            rows.attempt[i],
-            rows.seq[i],
-        )
-    };
+    let call = |i: u32| place(rows.call(i as usize));
     let key = |i: u32| rows.key[i as usize];
     let mut order: Vec<u32> = (0..u32::try_from(rows.len()).unwrap_or(u32::MAX)).collect();
     order.sort_by_key(|&i| (call(i), key(i)));
@@ -105,4 +79,9 @@ pub(super) fn calls(rows: &Rows) -> (Vec<u32>, Vec<usize>) {
     }
     starts.push(order.len());
     (order, starts)
+}
+
+/// Where a call stands in the table.
+const fn place(call: &Call) -> (bool, i64, i32, i32, i64) {
+    (call.has_step, call.step, call.rank, call.attempt, call.seq)
 }

@@ -1,0 +1,413 @@
+//! The columns of a row group, from sorted rows.
+
+use bytes::Bytes;
+use parquet::basic::Encoding;
+use parquet::column::writer::ColumnCloseResult;
+use parquet::errors::ParquetError;
+use parquet::schema::types::SchemaDescriptor;
+
+use super::PAGE_ROWS;
+use super::chunk::{Chunk, Packer, Span};
+use super::encode::{
+    put_differences, put_number, put_planes, put_presence, put_runs, put_same_presence, put_text,
+    width_for,
+};
+use crate::rows::{Call, FLOAT, Order, Rows, TEXT, exact_f64};
+
+/// Names of a row group that take more bytes are written where they stand: who looks for one should not read all.
+const NAMES_BYTES_MAX: usize = 1 << 20;
+
+type Column = Result<(Bytes, ColumnCloseResult), ParquetError>;
+
+/// Makes the columns of one row group after the other.
+pub(super) struct Columns<'a> {
+    rows: &'a Rows,
+    schema: &'a SchemaDescriptor,
+    packer: Packer,
+    /// The rows of the group, and their calls.
+    places: &'a [u32],
+    calls: Vec<u32>,
+    /// Of all rows: which kinds of value there are, whether all have a step.
+    kinds: [bool; 4],
+    have_steps: bool,
+    /// Numbers in a dictionary, or whether there is a value.
+    numbers: Vec<u32>,
+    plain: Vec<u8>,
+}
+
+impl<'a> Columns<'a> {
+    pub(super) fn new(rows: &'a Rows, schema: &'a SchemaDescriptor) -> std::io::Result<Self> {
+        Ok(Self {
+            rows,
+            schema,
+            packer: Packer::new()?,
+            places: &[],
+            calls: Vec::new(),
+            kinds: [FLOAT, 1, 2, TEXT].map(|kind| rows.kind.contains(&kind)),
+            have_steps: !rows.has_stepless(),
+            numbers: Vec::new(),
+            plain: Vec::new(),
+        })
+    }
+
+    /// Hands over every column of the rows from `from` to `to` of the order.
+    pub(super) fn each(
+        &mut self,
+        order: &'a Order,
+        from: usize,
+        to: usize,
+        mut each: impl FnMut(Bytes, ColumnCloseResult) -> Result<(), ParquetError>,
+    ) -> Result<(), ParquetError> {
+        self.places = &order.places[from..to];
+        self.calls.clear();
+        let call = |&i: &u32| self.rows.call[i as usize];
+        self.calls.extend(self.places.iter().map(call));
+        for column in 0..self.schema.num_columns() {
+            let (bytes, close) = match column {
+                0 => self.names(order, from, to),
+                1 => self.few(column, |call| call.rank),
+                2 => self.steps(),
+                3 => self.rising(column, |call| call.timestamp),
+                4 => self.few(column, |call| call.attempt),
+                5 => self.rising(column, |call| call.seq),
+                6 => self.kinds(),
+                7 => self.floats(),
+                8 => self.ints(),
+                _ => self.texts(),
+            }?;
+            each(bytes, close)?;
+        }
+        Ok(())
+    }
+
+    fn chunk(&self, column: usize) -> Chunk<'static> {
+        Chunk::new(self.schema.column(column), None, true)
+    }
+
+    /// The column `key`.
+    fn names(&mut self, order: &Order, from: usize, to: usize) -> Column {
+        let first = order
+            .groups
+            .partition_point(|group| group.places.end <= from);
+        let groups = order.groups[first..].iter();
+        let groups: Vec<_> = groups.take_while(|group| group.places.start < to).collect();
+        let mut keys: Vec<u32> = groups.iter().map(|group| group.key).collect();
+        keys.dedup();
+        let names: Vec<&str> = keys
+            .iter()
+            .map(|&key| &**self.rows.keys.name(key))
+            .collect();
+        self.numbers.clear();
+        let mut number = 0;
+        for group in groups {
+            if keys[number as usize] != group.key {
+                number += 1;
+            }
+            let end = group.places.end.min(to) - from;
+            self.numbers.resize(end, number);
+        }
+        let mut chunk = Chunk::new(self.schema.column(0), Some(&mut self.packer), true);
+        let span = |numbers: &[u32]| {
+            let bytes = |n: Option<&u32>| names[n.map_or(0, |n| *n as usize)].as_bytes().to_vec();
+            Some(Span::Text(bytes(numbers.first()), bytes(numbers.last())))
+        };
+        let plain = &mut self.plain;
+        if names.iter().map(|name| name.len()).sum::<usize>() > NAMES_BYTES_MAX {
+            for page in self.numbers.chunks(PAGE_ROWS) {
+                plain.clear();
+                for &n in page {
+                    put_text(plain, names[n as usize]);
+                }
+                chunk.page(page.len(), 0, Encoding::PLAIN, span(page), plain)?;
+            }
+            return chunk.close();
+        }
+        plain.clear();
+        for name in &names {
+            put_text(plain, name);
+        }
+        chunk.dictionary(names.len(), plain)?;
+        put_numbered(&mut chunk, &self.numbers, names.len(), plain, span)?;
+        chunk.close()
+    }
+
+    /// A column of numbers, few of which differ.
+    fn few(&mut self, column: usize, of: impl Fn(&Call) -> i32) -> Column {
+        let calls = &self.rows.calls;
+        let first = calls.first().map_or(0, &of);
+        if calls.iter().all(|call| of(call) == first) {
+            return self.constant(column, first);
+        }
+        let value = |call: &u32| of(&calls[*call as usize]);
+        let mut known: Vec<i32> = Vec::new();
+        let mut last = None;
+        for value in self.calls.iter().map(value) {
+            if last != Some(value) {
+                last = Some(value);
+                if let Err(at) = known.binary_search(&value) {
+                    known.insert(at, value);
+                }
+            }
+        }
+        let mut last = None;
+        let mut number = 0;
+        let numbers = self.calls.iter().map(value).map(|value| {
+            if last != Some(value) {
+                last = Some(value);
+                let at = known.partition_point(|known| *known < value);
+                number = u32::try_from(at).unwrap_or(u32::MAX);
+            }
+            number
+        });
+        self.numbers.clear();
+        self.numbers.extend(numbers);
+        self.numbered(column, &known)
+    }
+
+    /// A column of one number.
+    fn constant(&mut self, column: usize, value: i32) -> Column {
+        let mut chunk = self.chunk(column);
+        chunk.dictionary(1, &value.to_le_bytes())?;
+        for places in self.places.chunks(PAGE_ROWS) {
+            self.plain.clear();
+            self.plain.push(1);
+            put_number(&mut self.plain, (places.len() as u64) << 1);
+            self.plain.push(0);
+            let span = Some(Span::Int32(value, value));
+            let encoding = Encoding::RLE_DICTIONARY;
+            chunk.page(places.len(), 0, encoding, span, &self.plain)?;
+        }
+        chunk.close()
+    }
+
+    /// The column `kind`.
+    fn kinds(&mut self) -> Column {
+        if self.kinds.iter().filter(|there| **there).count() == 1 {
+            let kind = (0..).zip(self.kinds).find(|(_, there)| *there);
+            return self.constant(6, kind.map_or(0, |(kind, _)| kind));
+        }
+        self.numbers.clear();
+        let kind = |&i: &u32| u32::from(self.rows.kind[i as usize]);
+        self.numbers.extend(self.places.iter().map(kind));
+        let mut seen = [false; 4];
+        for &n in &self.numbers {
+            seen[n as usize & 3] = true;
+        }
+        let known: Vec<i32> = (0..4)
+            .zip(seen)
+            .filter(|(_, seen)| *seen)
+            .map(|(n, _)| n)
+            .collect();
+        let mut number = [0; 4];
+        for (n, kind) in (0..).zip(&known) {
+            number[kind.unsigned_abs() as usize & 3] = n;
+        }
+        for n in &mut self.numbers {
+            *n = number[*n as usize & 3];
+        }
+        self.numbered(6, &known)
+    }
+
+    fn numbered(&mut self, column: usize, known: &[i32]) -> Column {
+        let mut chunk = self.chunk(column);
+        self.plain.clear();
+        self.plain
+            .extend(known.iter().flat_map(|n| n.to_le_bytes()));
+        chunk.dictionary(known.len(), &self.plain)?;
+        put_numbered(
+            &mut chunk,
+            &self.numbers,
+            known.len(),
+            &mut self.plain,
+            |numbers| {
+                let least = numbers.iter().min().map(|n| known[*n as usize]);
+                let greatest = numbers.iter().max().map(|n| known[*n as usize]);
+                least.zip(greatest).map(|(a, b)| Span::Int32(a, b))
+            },
+        )?;
+        chunk.close()
+    }
+
+    /// A column of numbers that rise.
+    fn rising(&mut self, column: usize, of: impl Fn(&Call) -> i64) -> Column {
+        let descriptor = self.schema.column(column);
+        let mut chunk = Chunk::new(self.schema.column(column), Some(&mut self.packer), true);
+        let mut values = Vec::with_capacity(PAGE_ROWS);
+        for calls in self.calls.chunks(PAGE_ROWS) {
+            values.clear();
+            values.extend(
+                calls
+                    .iter()
+                    .map(|call| of(&self.rows.calls[*call as usize])),
+            );
+            self.plain.clear();
+            if descriptor.max_def_level() > 0 {
+                put_same_presence(&mut self.plain, calls.len(), true);
+            }
+            let span = put_differences(&mut self.plain, &values);
+            let span = span.map(|(a, b)| Span::Int64(a, b));
+            chunk.page(
+                calls.len(),
+                0,
+                Encoding::DELTA_BINARY_PACKED,
+                span,
+                &self.plain,
+            )?;
+        }
+        chunk.close()
+    }
+
+    /// The column `step`.
+    fn steps(&mut self) -> Column {
+        if self.have_steps {
+            return self.rising(2, |call| call.step);
+        }
+        let rows = self.rows;
+        let step = |at: usize| rows.calls[self.calls[at] as usize].step();
+        let mut chunk = Chunk::new(self.schema.column(2), Some(&mut self.packer), true);
+        let pages = self.calls.len();
+        optional(&mut chunk, pages, step, &mut self.numbers, &mut self.plain)?;
+        chunk.close()
+    }
+
+    /// The column `int_value`.
+    fn ints(&mut self) -> Column {
+        let rows = self.rows;
+        let int = |at: usize| {
+            let i = self.places[at] as usize;
+            matches!(rows.kind[i], 1 | 2).then(|| rows.bits[i].cast_signed())
+        };
+        if !self.kinds[1] && !self.kinds[2] {
+            return self.nothing(8);
+        }
+        let mut chunk = Chunk::new(self.schema.column(8), Some(&mut self.packer), true);
+        let pages = self.places.len();
+        optional(&mut chunk, pages, int, &mut self.numbers, &mut self.plain)?;
+        chunk.close()
+    }
+
+    /// The column `value`. Nothing is told of its span: readers do not agree on the order of floats.
+    fn floats(&mut self) -> Column {
+        let rows = self.rows;
+        let all_floats = self.kinds == [true, false, false, false];
+        let mut chunk = Chunk::new(self.schema.column(7), Some(&mut self.packer), false);
+        let mut values = Vec::with_capacity(PAGE_ROWS);
+        for places in self.places.chunks(PAGE_ROWS) {
+            values.clear();
+            self.plain.clear();
+            self.numbers.clear();
+            if all_floats {
+                values.extend(places.iter().map(|&i| rows.bits[i as usize]));
+                put_same_presence(&mut self.plain, places.len(), true);
+            } else {
+                for &i in places {
+                    let value = exact_f64(rows.value_ref(i as usize));
+                    self.numbers.push(u32::from(value.is_some()));
+                    values.extend(value.map(f64::to_bits));
+                }
+                put_presence(&mut self.plain, &self.numbers);
+            }
+            put_planes(&mut self.plain, &values);
+            let nulls = places.len() - values.len();
+            chunk.page(
+                places.len(),
+                nulls,
+                Encoding::BYTE_STREAM_SPLIT,
+                None,
+                &self.plain,
+            )?;
+        }
+        chunk.close()
+    }
+
+    /// The column `text`.
+    fn texts(&mut self) -> Column {
+        let rows = self.rows;
+        if !self.kinds[3] {
+            return self.nothing(9);
+        }
+        let mut chunk = Chunk::new(self.schema.column(9), Some(&mut self.packer), true);
+        for places in self.places.chunks(PAGE_ROWS) {
+            let is_text = |&i: &u32| rows.kind[i as usize] == TEXT;
+            self.numbers.clear();
+            self.numbers
+                .extend(places.iter().map(|i| u32::from(is_text(i))));
+            self.plain.clear();
+            put_presence(&mut self.plain, &self.numbers);
+            let mut span: Option<(&str, &str)> = None;
+            let mut nulls = places.len();
+            for &i in places.iter().filter(|i| is_text(i)) {
+                if let expman_model::ValueRef::Text(text) = rows.value_ref(i as usize) {
+                    put_text(&mut self.plain, text);
+                    let (least, greatest) = span.unwrap_or((text, text));
+                    span = Some((least.min(text), greatest.max(text)));
+                }
+                nulls -= 1;
+            }
+            let span = span.map(|(a, b)| Span::Text(a.into(), b.into()));
+            chunk.page(places.len(), nulls, Encoding::PLAIN, span, &self.plain)?;
+        }
+        chunk.close()
+    }
+
+    /// A column without a value.
+    fn nothing(&mut self, column: usize) -> Column {
+        let mut chunk = self.chunk(column);
+        for places in self.places.chunks(PAGE_ROWS) {
+            self.plain.clear();
+            put_same_presence(&mut self.plain, places.len(), false);
+            chunk.page(
+                places.len(),
+                places.len(),
+                Encoding::PLAIN,
+                None,
+                &self.plain,
+            )?;
+        }
+        chunk.close()
+    }
+}
+
+/// Adds pages of numbers in a dictionary of `known` values.
+fn put_numbered(
+    chunk: &mut Chunk<'_>,
+    numbers: &[u32],
+    known: usize,
+    plain: &mut Vec<u8>,
+    span: impl Fn(&[u32]) -> Option<Span>,
+) -> Result<(), ParquetError> {
+    let width = width_for(u32::try_from(known).unwrap_or(u32::MAX).saturating_sub(1));
+    for page in numbers.chunks(PAGE_ROWS) {
+        plain.clear();
+        plain.push(width.to_le_bytes()[0]);
+        put_runs(plain, page, width);
+        chunk.page(page.len(), 0, Encoding::RLE_DICTIONARY, span(page), plain)?;
+    }
+    Ok(())
+}
+
+/// Adds pages of `rows` numbers that may be missing.
+fn optional(
+    chunk: &mut Chunk<'_>,
+    rows: usize,
+    of: impl Fn(usize) -> Option<i64>,
+    numbers: &mut Vec<u32>,
+    plain: &mut Vec<u8>,
+) -> Result<(), ParquetError> {
+    let mut values = Vec::with_capacity(PAGE_ROWS);
+    for from in (0..rows).step_by(PAGE_ROWS) {
+        let page = from..rows.min(from + PAGE_ROWS);
+        values.clear();
+        numbers.clear();
+        plain.clear();
+        values.extend(page.clone().filter_map(&of));
+        numbers.extend(page.clone().map(|at| u32::from(of(at).is_some())));
+        put_presence(plain, numbers);
+        let span = put_differences(plain, &values);
+        let span = span.map(|(a, b)| Span::Int64(a, b));
+        let nulls = page.len() - values.len();
+        let encoding = Encoding::DELTA_BINARY_PACKED;
+        chunk.page(page.len(), nulls, encoding, span, plain)?;
+    }
+    Ok(())
+}
