@@ -30,6 +30,8 @@ pub struct Waiter<T> {
 #[derive(Debug)]
 struct Open<T> {
     owed: BTreeMap<WriterId, Option<RankOutcomeState>>,
+    /// How many of them have no outcome yet.
+    owing: usize,
     /// What was known of a writer when it answered, or when it was gone.
     at_done: HashMap<WriterId, Standing>,
     waiters: Vec<Waiter<T>>,
@@ -113,6 +115,7 @@ impl<T> BarrierBook<T> {
         self.open.insert(
             version,
             Open {
+                owing: owed.len(),
                 owed,
                 at_done: HashMap::new(),
                 waiters,
@@ -132,13 +135,14 @@ impl<T> BarrierBook<T> {
 
     /// A writer's data up to its marker is durable.
     pub fn durable(&mut self, version: Version, writer: WriterId, seq: u64) {
-        let owed = self
-            .open
-            .get_mut(&version)
-            .and_then(|open| Some((open.owed.get_mut(&writer)?, &mut open.at_done)));
+        let owed = self.open.get_mut(&version).and_then(|open| {
+            let slot = open.owed.get_mut(&writer)?;
+            Some((slot, &mut open.owing, &mut open.at_done))
+        });
         match owed {
-            Some((slot @ None, at_done)) => {
+            Some((slot @ None, owing, at_done)) => {
                 *slot = Some(RankOutcomeState::Durable);
+                *owing -= 1;
                 let known = self.live.get(&writer).copied().unwrap_or_default();
                 at_done.insert(
                     writer,
@@ -158,6 +162,7 @@ impl<T> BarrierBook<T> {
         for open in self.open.values_mut() {
             if let Some(slot @ None) = open.owed.get_mut(&writer) {
                 *slot = Some(state);
+                open.owing -= 1;
                 open.at_done.insert(writer, standing);
             }
         }
@@ -168,7 +173,7 @@ impl<T> BarrierBook<T> {
         let done: Vec<Version> = self
             .open
             .iter()
-            .filter(|(_, o)| o.owed.values().all(Option::is_some))
+            .filter(|(_, o)| o.owing == 0)
             .map(|(v, _)| *v)
             .collect();
         done.into_iter()

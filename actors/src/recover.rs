@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use expman_model::limits::LEASE;
 use expman_model::time::{now_us, parse_rfc3339, wall_clock};
 use expman_model::{RankMeta, RankState, RunMeta, RunStatus, WriterId};
-use expman_storage::{OwnerLock, RunDir, RunWriter, StorageError, spool, yaml};
+use expman_storage::{OwnerLock, RunDir, RunWriter, StorageError, goodbyes, spool, yaml};
 
 use crate::commit::{Import, Orphan, orphans};
 use crate::error::{MeshError, Result};
@@ -57,7 +57,7 @@ pub fn recover(dir: &Path) -> Result<RecoverReport> {
         let path = dir.root().to_owned();
         return Err(StorageError::NoRun { path }.into());
     }
-    let known = known.unwrap_or_default();
+    let mut known = known.unwrap_or_default();
     if known.status.is_finished() && !machinery && !spooled {
         return Ok(RecoverReport {
             status: known.status,
@@ -66,6 +66,9 @@ pub fn recover(dir: &Path) -> Result<RecoverReport> {
         });
     }
     let lock = OwnerLock::take(&dir)?;
+    if let Some(told) = goodbyes::read(&dir)? {
+        goodbyes::lay_over(told, &mut known);
+    }
     let silent_since = last_word(&known);
     refuse_living(&dir, known.ranks.values().flatten(), silent_since)?;
     let (mut writer, recovery) = RunWriter::open(&lock, &dir, RunMeta::default())?;

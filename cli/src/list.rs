@@ -10,7 +10,7 @@ use crate::console::Console;
 use crate::exit::{Exit, Refusal};
 use crate::json as exact;
 use crate::locate::display_name;
-use crate::table::{self, Side, Table};
+use crate::table::{self, Row, Side, Table};
 
 /// List the runs below a folder
 ///
@@ -33,19 +33,23 @@ impl Args {
     /// Runs the command.
     pub fn run(&self, console: &mut Console) -> anyhow::Result<Exit> {
         let catalog = Catalog::new(&self.dir);
-        for experiment in catalog.experiments()? {
-            if let Some(problem) = experiment.problem {
-                console.warn(&problem);
-            }
+        for problem in catalog.problems()? {
+            console.warn(&problem);
         }
-        let runs = catalog.runs(self.experiment.as_deref())?;
-        if runs.is_empty() {
-            self.explain_nothing(console)?;
-        }
+        let experiment = self.experiment.as_deref();
         if self.json {
-            exact::write(console.out(), &runs.iter().map(summary).collect())?;
-        } else if !runs.is_empty() {
-            table(&runs).write(console)?;
+            let runs = catalog.each(experiment, |run| summary(&run))?;
+            if runs.is_empty() {
+                self.explain_nothing(console)?;
+            }
+            exact::write(console.out(), &Json::Array(runs))?;
+        } else {
+            let rows = catalog.each(experiment, |run| row(&run))?;
+            if rows.is_empty() {
+                self.explain_nothing(console)?;
+            } else {
+                table(rows).write(console)?;
+            }
         }
         Ok(Exit::Done)
     }
@@ -109,9 +113,22 @@ fn summary(run: &RunEntry) -> Json {
     })
 }
 
-fn table(runs: &[RunEntry]) -> Table {
+fn row(run: &RunEntry) -> Row {
+    let ranks = run.meta.ranks.len();
+    Row::new(&[
+        display_name(run),
+        run.meta.status.to_string(),
+        table::time(run.meta.started_at.as_deref()),
+        table::duration(table::duration_secs(&run.meta, run.is_live())),
+        table::or_dash((ranks > 0).then_some(ranks)),
+        table::or_dash(rows(run)),
+        table::or_dash((run.meta.dropped > 0).then_some(run.meta.dropped)),
+        run.problem.clone().unwrap_or_default(),
+    ])
+}
+
+fn table(rows: Vec<Row>) -> Table {
     use Side::{Left, Right};
-    let problems = runs.iter().any(|run| run.problem.is_some());
     let mut head = vec![
         ("RUN", Left),
         ("STATUS", Left),
@@ -121,22 +138,9 @@ fn table(runs: &[RunEntry]) -> Table {
         ("ROWS", Right),
         ("DROPPED", Right),
     ];
+    let problems = rows.iter().any(|row| !row.is_blank(head.len()));
     head.extend(problems.then_some(("PROBLEM", Left)));
-    let mut table = Table::new(&head);
-    for run in runs {
-        let ranks = run.meta.ranks.len();
-        table.push(&[
-            display_name(run),
-            run.meta.status.to_string(),
-            table::time(run.meta.started_at.as_deref()),
-            table::duration(table::duration_secs(&run.meta, run.is_live())),
-            table::or_dash((ranks > 0).then_some(ranks)),
-            table::or_dash(rows(run)),
-            table::or_dash((run.meta.dropped > 0).then_some(run.meta.dropped)),
-            run.problem.clone().unwrap_or_default(),
-        ]);
-    }
-    table
+    Table::of(&head, rows)
 }
 
 /// Metric rows stored; expman-rs does not tell.

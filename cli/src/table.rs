@@ -1,6 +1,8 @@
 //! Plain aligned tables, and how times and values read in them.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
+use std::iter::repeat_n;
 
 use expman_model::time::{now_us, parse_rfc3339};
 use expman_model::{RunMeta, RunStatus, Value};
@@ -19,26 +21,46 @@ pub enum Side {
     Right,
 }
 
+/// The cells of a row, as they are shown.
+#[derive(Debug)]
+pub struct Row(Vec<String>);
+
+impl Row {
+    /// Cells may hold anything; those without a head are not shown.
+    pub fn new<const N: usize>(cells: &[String; N]) -> Self {
+        Self(cells.iter().map(|cell| shown(cell)).collect())
+    }
+
+    /// Whether a cell is empty.
+    pub fn is_blank(&self, at: usize) -> bool {
+        self.0.get(at).is_none_or(String::is_empty)
+    }
+}
+
 /// Rows of text under a head.
 #[derive(Debug)]
 pub struct Table {
     head: Vec<(&'static str, Side)>,
-    rows: Vec<Vec<String>>,
+    rows: Vec<Row>,
 }
 
 impl Table {
     /// An empty table.
     pub fn new(head: &[(&'static str, Side)]) -> Self {
+        Self::of(head, Vec::new())
+    }
+
+    /// A table of these rows.
+    pub fn of(head: &[(&'static str, Side)], rows: Vec<Row>) -> Self {
         Self {
             head: head.to_vec(),
-            rows: Vec::new(),
+            rows,
         }
     }
 
-    /// Adds a row; its cells may hold anything, those without a head are not shown.
+    /// Adds a row.
     pub fn push<const N: usize>(&mut self, cells: &[String; N]) {
-        self.rows
-            .push(cells.iter().map(|cell| shortened(&plain(cell))).collect());
+        self.rows.push(Row::new(cells));
     }
 
     /// Writes head and rows; words that are a status are coloured where colours are welcome.
@@ -49,7 +71,7 @@ impl Table {
             .map(|(name, _)| name.chars().count())
             .collect();
         for row in &self.rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
+            for (width, cell) in widths.iter_mut().zip(&row.0) {
                 *width = cell.chars().count().max(*width);
             }
         }
@@ -62,7 +84,7 @@ impl Table {
             .collect();
         self.line(out, &widths, &head, false)?;
         for row in &self.rows {
-            self.line(out, &widths, row, coloured)?;
+            self.line(out, &widths, &row.0, coloured)?;
         }
         Ok(())
     }
@@ -76,20 +98,34 @@ impl Table {
     ) -> io::Result<()> {
         let mut line = String::new();
         for ((cell, width), (_, side)) in cells.iter().zip(widths).zip(&self.head) {
-            let padding = " ".repeat(width.saturating_sub(cell.chars().count()));
-            let shown = if coloured {
-                painted(cell)
+            let padding = repeat_n(' ', width.saturating_sub(cell.chars().count()));
+            let cell = if coloured {
+                Cow::from(painted(cell))
             } else {
-                cell.clone()
+                Cow::from(cell)
             };
             match side {
-                Side::Left => line.extend([shown.as_str(), &padding]),
-                Side::Right => line.extend([padding.as_str(), &shown]),
+                Side::Left => {
+                    line.push_str(&cell);
+                    line.extend(padding);
+                }
+                Side::Right => {
+                    line.extend(padding);
+                    line.push_str(&cell);
+                }
             }
             line.push_str(GAP);
         }
         writeln!(out, "{}", line.trim_end())
     }
+}
+
+/// A cell in one harmless line of a bounded length.
+fn shown(text: &str) -> String {
+    if text.len() <= CELL_CHARS_MAX && text.bytes().all(|b| matches!(b, b' '..=b'~')) {
+        return text.to_owned();
+    }
+    shortened(&plain(text))
 }
 
 fn shortened(text: &str) -> String {
@@ -223,7 +259,7 @@ mod tests {
         table.push(&["a\x1b".to_owned(), "7".to_owned()]);
         let mut out = Vec::new();
         table
-            .line(&mut out, &[7, 3], &table.rows[0], false)
+            .line(&mut out, &[7, 3], &table.rows[0].0, false)
             .unwrap();
         assert_eq!(out, b"a\\u{1b}    7\n");
         assert_eq!(painted("failed"), "\x1b[31mfailed\x1b[0m");

@@ -1,16 +1,18 @@
 //! The runs below a folder, found by walking it: `BASE/EXPERIMENT/RUN`.
 
-use std::fs::Metadata;
+mod near;
+
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use expman_model::{RunMeta, RunStatus};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, StorageError};
+use crate::error::{At, Result, StorageError};
 use crate::layout::{RunDir, children};
 use crate::spread::spread;
 use crate::stamp::FileStamp;
-use crate::{durable, edits, lock, yaml};
+use crate::{durable, edits, goodbyes, lock, yaml};
 
 /// Who wrote a run folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -35,7 +37,8 @@ pub struct RunEntry {
     pub dir: RunDir,
     /// Who wrote it.
     pub kind: RunKind,
-    /// Whether a process holds the run's lock; of another tool's run that is not known.
+    /// Whether a process holds the run's lock. Of another tool's run that is not known, and of one that has ended
+    /// it is told by [`Catalog::runs`] and [`open_run`] only: the others don't look.
     pub owned: bool,
     /// Its record, as it is true now; where that is broken, one made from the folder's name.
     pub meta: RunMeta,
@@ -48,6 +51,31 @@ impl RunEntry {
     #[must_use]
     pub const fn is_live(&self) -> bool {
         self.owned && !self.meta.status.is_finished()
+    }
+
+    /// Lays over the record what stands beside it, and what is true because somebody owns the run or nobody does.
+    fn complete(&mut self, may_have_edits: bool, has_metrics: bool) {
+        let meta = &mut self.meta;
+        if may_have_edits {
+            for (_, edit) in edits::pending(&self.dir) {
+                edit.apply_to(meta);
+            }
+        }
+        self.run.clone_into(&mut meta.name);
+        self.experiment.clone_into(&mut meta.experiment);
+        if self.kind != RunKind::Mesh {
+            return;
+        }
+        meta.without_delivered();
+        if !self.owned {
+            meta.without_owner();
+        } else if self.problem.is_some() {
+            meta.status = RunStatus::Running;
+        }
+        if self.problem.is_none() && !has_metrics {
+            let metrics = self.dir.metrics();
+            self.problem = Some(format!("{} is missing", metrics.display()));
+        }
     }
 }
 
@@ -93,15 +121,17 @@ pub struct Place {
 }
 
 impl Place {
-    fn at(experiment: &str, run: &str, root: PathBuf) -> Option<Self> {
-        let hidden = std::fs::symlink_metadata(root.join(".expman")).ok();
-        let is_ours = hidden.as_ref().is_some_and(Metadata::is_dir);
+    fn at(folder: &File, experiment: &str, run: &str, root: PathBuf) -> Option<Self> {
+        let below = Path::new(run);
+        let hidden = near::stat(folder, &below.join(".expman"));
+        let is_ours = hidden.as_ref().is_some_and(near::is_dir);
         // An owner renames files in all three places before it writes anything else.
         let seen = [
-            FileStamp::of(&root),
-            FileStamp::of(&root.join("run.yaml")),
-            hidden.as_ref().map(FileStamp::from),
+            near::stat(folder, below),
+            near::stat(folder, &below.join("run.yaml")),
+            hidden,
         ];
+        let seen = seen.map(|stat| stat.as_ref().map(FileStamp::from));
         let kind = if is_ours {
             RunKind::Mesh
         } else {
@@ -117,9 +147,19 @@ impl Place {
         })
     }
 
-    /// Reads the run's record.
+    /// Reads the run's record; the lock of one that has ended is not looked at.
     #[must_use]
     pub fn open(&self) -> RunEntry {
+        let ended = (self.kind == RunKind::Mesh)
+            .then(|| near::ended(rustix::fs::CWD, &self.root))
+            .flatten();
+        match ended {
+            Some(ended) => near::believed(&self.experiment, &self.run, &self.root, ended),
+            None => self.look(),
+        }
+    }
+
+    fn look(&self) -> RunEntry {
         entry(&self.experiment, &self.run, &self.root, self.kind)
     }
 }
@@ -177,7 +217,50 @@ impl Catalog {
     /// # Errors
     /// When a folder can't be listed.
     pub fn runs(&self, experiment: Option<&str>) -> Result<Vec<RunEntry>> {
-        Ok(spread(&self.places(experiment)?, Place::open))
+        Ok(spread(&self.places(experiment)?, Place::look))
+    }
+
+    /// What `make` makes of every run, or of those of one experiment, by experiment and name; the locks of runs that
+    /// have ended are not looked at.
+    ///
+    /// # Errors
+    /// When a folder can't be listed.
+    pub fn each<R: Send>(
+        &self,
+        experiment: Option<&str>,
+        make: impl Fn(RunEntry) -> R + Sync,
+    ) -> Result<Vec<R>> {
+        let mut found = Vec::new();
+        for (name, path) in self.wanted(experiment)? {
+            let runs = folders(&path)?;
+            let folder = File::open(&path).at("open", &path)?;
+            let made = spread(&runs, |(run, root)| {
+                let entry = match near::ended(&folder, Path::new(run)) {
+                    Some(ended) => near::believed(&name, run, root, ended),
+                    None => entry(&name, run, root, kind_of(root)?),
+                };
+                Some(make(entry))
+            });
+            found.extend(made.into_iter().flatten());
+        }
+        Ok(found)
+    }
+
+    /// What is wrong with the records of experiments.
+    ///
+    /// # Errors
+    /// When the base folder can't be listed.
+    pub fn problems(&self) -> Result<Vec<String>> {
+        let experiments = folders(&self.base)?.into_iter();
+        let records = experiments.map(|(_, path)| path.join("experiment.yaml"));
+        let problem = |path: PathBuf| Some(yaml::read::<ExperimentMeta>(&path).err()?.to_string());
+        Ok(records.filter_map(problem).collect())
+    }
+
+    fn wanted(&self, experiment: Option<&str>) -> Result<Vec<(String, PathBuf)>> {
+        let mut found = folders(&self.base)?;
+        found.retain(|(name, _)| experiment.is_none_or(|wanted| wanted == name));
+        Ok(found)
     }
 
     /// Where every run is, or those of one experiment, by experiment and name; no record is read.
@@ -186,12 +269,11 @@ impl Catalog {
     /// When a folder can't be listed.
     pub fn places(&self, experiment: Option<&str>) -> Result<Vec<Place>> {
         let mut found = Vec::new();
-        for (name, path) in folders(&self.base)? {
-            if experiment.is_some_and(|wanted| wanted != name) {
-                continue;
-            }
-            let places = spread(&folders(&path)?, |(run, root)| {
-                Place::at(&name, run, root.clone())
+        for (name, path) in self.wanted(experiment)? {
+            let runs = folders(&path)?;
+            let folder = File::open(&path).at("open", &path)?;
+            let places = spread(&runs, |(run, root)| {
+                Place::at(&folder, &name, run, root.clone())
             });
             found.extend(places.into_iter().flatten());
         }
@@ -259,8 +341,11 @@ fn declares_format(root: &Path) -> bool {
     use std::io::Read;
     let mut head = [0; 7];
     durable::open_read(&root.join("run.yaml")).is_ok_and(|mut f| f.read_exact(&mut head).is_ok())
-        && &head == b"format:"
+        && head == DECLARED
 }
+
+/// How our records begin.
+const DECLARED: [u8; 7] = *b"format:";
 
 fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {
     let dir = RunDir::at(root);
@@ -271,28 +356,24 @@ fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {
         experiment: experiment.to_owned(),
         ..RunMeta::default()
     };
-    let (mut meta, mut problem) = match read_meta(&dir, kind) {
+    let (mut meta, problem) = match read_meta(&dir, kind) {
         Ok(Some(meta)) => (meta, None),
         Ok(None) => (named, Some(format!("{} is missing", dir.meta().display()))),
         Err(e) => (named, Some(e.to_string())),
     };
-    for (_, edit) in edits::pending(&dir) {
-        edit.apply_to(&mut meta);
-    }
-    run.clone_into(&mut meta.name);
-    experiment.clone_into(&mut meta.experiment);
-    if kind == RunKind::Mesh {
-        meta.without_delivered();
-        if !owned {
-            meta.without_owner();
-        } else if problem.is_some() {
-            meta.status = RunStatus::Running;
+    // Who ended well needs nobody's goodbye; of whom it did not, the ranks may have.
+    if kind == RunKind::Mesh
+        && !meta.status.is_finished()
+        && let Ok(Some(told)) = goodbyes::read(&dir)
+    {
+        // Its owner may have written the record, and taken lines away, between the two looks.
+        if owned && let Ok(Some(newer)) = read_meta(&dir, kind) {
+            meta = newer;
         }
-        if problem.is_none() && !dir.metrics().is_file() {
-            problem = Some(format!("{} is missing", dir.metrics().display()));
-        }
+        goodbyes::lay_over(told, &mut meta);
     }
-    RunEntry {
+    let has_metrics = kind != RunKind::Mesh || dir.metrics().is_file();
+    let mut entry = RunEntry {
         key: key_of(experiment, run),
         experiment: experiment.to_owned(),
         run: run.to_owned(),
@@ -301,7 +382,9 @@ fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {
         owned,
         meta,
         problem,
-    }
+    };
+    entry.complete(true, has_metrics);
+    entry
 }
 
 fn read_meta(dir: &RunDir, kind: RunKind) -> Result<Option<RunMeta>> {

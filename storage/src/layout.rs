@@ -112,6 +112,11 @@ impl RunDir {
     pub fn edits(&self) -> PathBuf {
         self.hidden().join("edits")
     }
+    /// How ranks ended that the record does not have yet.
+    #[must_use]
+    pub fn goodbyes(&self) -> PathBuf {
+        self.hidden().join("goodbyes.jsonl")
+    }
     /// What processes keep until their owner has written it.
     #[must_use]
     pub fn spool(&self) -> PathBuf {

@@ -13,6 +13,7 @@ pub mod events;
 pub mod export;
 #[cfg(test)]
 mod faults;
+pub mod goodbyes;
 mod guard;
 mod keys;
 pub mod layout;

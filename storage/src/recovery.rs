@@ -14,6 +14,7 @@ use self::replay::Replay;
 use crate::catalog::ExperimentMeta;
 use crate::error::{At, Result, StorageError};
 use crate::events::EventLog;
+use crate::goodbyes::Goodbyes;
 use crate::layout::RunDir;
 use crate::lock::OwnerLock;
 use crate::pyramid::Upkeep;
@@ -80,6 +81,7 @@ impl RunWriter {
                 ));
             }
         }
+        let had_goodbyes = state.goodbyes(dir)?;
         let generation = logs.iter().map(|l| l.epoch).max().unwrap_or(0) + 1;
         state.meta.owner_epoch += 1;
         state.meta.format = RUN_FORMAT;
@@ -108,6 +110,7 @@ impl RunWriter {
             dir: dir.clone(),
             events: EventLog::open(&dir.events(), epoch.to_string())?,
             pending_events: Vec::new(),
+            goodbyes: Goodbyes::default(),
             chores: Chores::default(),
             rows,
             spare: None,
@@ -128,10 +131,14 @@ impl RunWriter {
             published_at: now,
             opened_at: now,
             saved_at: now,
+            save_took: std::time::Duration::ZERO,
             state,
             fence,
         };
         writer.begin(&mut recovery)?;
+        if had_goodbyes {
+            writer.goodbyes.remove(dir)?;
+        }
         writer.pack_left()?;
         for log in &logs {
             remove(&log.path)?;
@@ -145,6 +152,9 @@ impl RunWriter {
     /// Marks the run as running, with everything read back durable under the new epoch.
     fn begin(&mut self, recovery: &mut Recovery) -> Result<()> {
         let epoch = self.state.meta.owner_epoch;
+        for w in &mut self.state.writers {
+            w.meta.durable_seq = w.applied_seq;
+        }
         if recovery.existed {
             let event = EventBody::OwnerChanged {
                 epoch,

@@ -174,7 +174,11 @@ impl Rows {
 
     /// Adds a row of another table.
     pub fn push_row(&mut self, row: &Row<'_>) {
-        let key = self.keys.intern(row.key);
+        // Files are sorted by name.
+        let key = match self.key.last() {
+            Some(&last) if **self.keys.name(last) == *row.key => last,
+            _ => self.keys.intern(row.key),
+        };
         self.push(key, row);
     }
 

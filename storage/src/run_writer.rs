@@ -25,6 +25,7 @@ pub(crate) use self::append::apply_others;
 pub(crate) use self::log::{Log, header};
 pub(crate) use self::trouble::Chores;
 use crate::events::EventLog;
+use crate::goodbyes::Goodbyes;
 use crate::layout::RunDir;
 use crate::lock::Fence;
 use crate::rows::Rows;
@@ -40,6 +41,9 @@ pub(crate) const WAL_FORMAT: u32 = 2;
 const PUBLISH_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 /// `run.yaml` is written at most this often while the run changes.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// … and takes no more than this part of the time, up to a pause of `SAVE_PAUSE_MAX`: it has a record of each rank.
+const SAVE_SHARE: u32 = 20;
+const SAVE_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Events that wait for a file that can't be written; what comes then is counted.
 const EVENTS_MAX: usize = 10_000;
 
@@ -90,6 +94,7 @@ pub struct RunWriter {
     pub(crate) state: RunState,
     pub(crate) events: EventLog,
     pub(crate) pending_events: Vec<EventBody>,
+    pub(crate) goodbyes: Goodbyes,
     pub(crate) chores: Chores,
     /// Rows behind the segments, `[lo, lo + rows.len())`.
     pub(crate) rows: Rows,
@@ -119,6 +124,8 @@ pub struct RunWriter {
     pub(crate) published_at: Instant,
     pub(crate) opened_at: Instant,
     pub(crate) saved_at: Instant,
+    /// How long the last save took.
+    pub(crate) save_took: Duration,
 }
 
 impl RunWriter {
@@ -155,9 +162,11 @@ impl RunWriter {
                 pid,
             });
         } else if writer.meta.state == RankState::Lost {
-            writer.meta.state = RankState::Live;
             writer.meta.status = RunStatus::Running;
             writer.meta.left_at = None;
+            self.state.set(index, RankState::Live);
+            self.state.dirty = true;
+            self.goodbyes.back.push(index);
         }
         let meta = &self.state.writers[index as usize].meta;
         Registered {

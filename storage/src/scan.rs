@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
+use std::thread;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int8Type, Int32Type, Int64Type, TimestampMicrosecondType};
@@ -27,6 +29,8 @@ use crate::segment::claimed_hi;
 
 /// Rows decoded at once.
 pub const BATCH_ROWS: usize = 8_192;
+/// A file of so many rows is worth a thread that decodes it.
+const AHEAD_ROWS: i64 = 65_536;
 /// Columns that statistics are asked of: `key`, `rank` and `step`, by their place.
 const PRUNING: [usize; 3] = [0, 1, 2];
 
@@ -99,15 +103,38 @@ impl Sealed {
     /// # Errors
     /// When the file can't be read, or is damaged.
     pub fn each(&self, filter: &Filter, mut each: impl FnMut(&Row<'_>)) -> Result<()> {
-        guarded(&self.path, || {
-            for batch in self.batches(filter)? {
-                each_row(&self.path, &batch.at("read", &self.path)?, |row| {
-                    if filter.admits(row) {
-                        each(row);
+        let path = &self.path;
+        let mut take = |batch: &RecordBatch| {
+            each_row(path, batch, |row| {
+                if filter.admits(row) {
+                    each(row);
+                }
+            })
+        };
+        if self.plain.metadata().file_metadata().num_rows() < AHEAD_ROWS {
+            return guarded(path, || {
+                self.batches(filter)?
+                    .try_for_each(|batch| take(&batch.at("read", path)?))
+            });
+        }
+        // Decoding takes as long as what is done with the rows.
+        thread::scope(|scope| {
+            let (give, batches) = mpsc::sync_channel(2);
+            let reader = scope.spawn(move || {
+                guarded(path, || {
+                    for batch in self.batches(filter)? {
+                        if give.send(batch.at("read", path)?).is_err() {
+                            break;
+                        }
                     }
-                })?;
-            }
-            Ok(())
+                    Ok(())
+                })
+            });
+            let taken = guarded(path, || {
+                batches.into_iter().try_for_each(|batch| take(&batch))
+            });
+            let read = reader.join().unwrap_or_else(|panic| resume_unwind(panic));
+            taken.and(read)
         })
     }
 

@@ -1,6 +1,7 @@
 //! The same work for many things, on all processors.
 
 use std::num::NonZero;
+use std::sync::mpsc;
 use std::thread;
 
 /// Fewer are not worth a thread.
@@ -32,6 +33,44 @@ pub fn spread<T: Sync, R: Send>(things: &[T], work: impl Fn(&T) -> R + Sync) -> 
     })
 }
 
+/// Hands over what `make` makes of each number below `count`, in their order, while all processors make what follows;
+/// a panic of one is the caller's.
+///
+/// # Errors
+/// With the first error of `take`, which is then given nothing more.
+pub fn ahead<T: Send, E>(
+    count: usize,
+    make: impl Fn(usize) -> T + Sync,
+    mut take: impl FnMut(T) -> Result<(), E>,
+) -> Result<(), E> {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = processors.min(THREADS_MAX).min(count);
+    if threads < 2 {
+        return (0..count).try_for_each(|i| take(make(i)));
+    }
+    let make = &make;
+    thread::scope(|scope| {
+        let shares: Vec<_> = (0..threads)
+            .map(|first| {
+                let (give, made) = mpsc::sync_channel(1);
+                scope.spawn(move || {
+                    let mut own = (first..count).step_by(threads);
+                    own.try_for_each(|i| give.send(make(i)))
+                });
+                made
+            })
+            .collect();
+        for i in 0..count {
+            // Who sends nothing has panicked, which the end of the scope tells.
+            let Ok(made) = shares[i % threads].recv() else {
+                break;
+            };
+            take(made)?;
+        }
+        Ok(())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +84,33 @@ mod tests {
                 (0..n).map(|x| x * 2).collect::<Vec<_>>()
             );
         }
+    }
+
+    #[test]
+    fn what_is_made_ahead_comes_in_order_and_ends_with_the_first_error() {
+        for n in [0, 1, 2, 7, 100] {
+            let mut taken = Vec::new();
+            ahead(
+                n,
+                |i| i * 2,
+                |x| {
+                    taken.push(x);
+                    Ok::<_, ()>(())
+                },
+            )
+            .unwrap();
+            assert_eq!(taken, (0..n).map(|x| x * 2).collect::<Vec<_>>());
+        }
+        let mut taken = 0;
+        let done = ahead(
+            100,
+            |i| i,
+            |i| {
+                taken += 1;
+                if i == 41 { Err(i) } else { Ok(()) }
+            },
+        );
+        assert_eq!((done, taken), (Err(41), 42));
     }
 
     #[test]

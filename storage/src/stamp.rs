@@ -5,6 +5,8 @@ use std::fs::{Metadata, symlink_metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::Stat;
+
 /// Two that are equal mean that nothing was written in between: a file that is replaced has another inode, one that is
 /// written another time or length, and a folder's time changes with every name in it that comes, goes or is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,17 @@ impl From<&Metadata> for FileStamp {
             inode: meta.ino(),
             bytes: meta.len(),
             modified: (meta.mtime(), meta.mtime_nsec()),
+        }
+    }
+}
+
+impl From<&Stat> for FileStamp {
+    fn from(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            bytes: stat.st_size.cast_unsigned(),
+            modified: (stat.st_mtime, stat.st_mtime_nsec.cast_signed()),
         }
     }
 }

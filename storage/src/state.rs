@@ -7,10 +7,13 @@ use std::collections::HashMap;
 use expman_model::limits::{SUMMARY_KEYS_MAX, TRACEBACK_BYTES_MAX};
 use expman_model::time::{now_us, rfc3339_us};
 use expman_model::{
-    EventBody, Health, MetricSummary, Param, RankFailure, RankMeta, Record, RecordBody, RunError,
-    RunMeta, RunStatus, WriterId,
+    EventBody, Health, MetricSummary, Param, RankFailure, RankMeta, RankState, Record, RecordBody,
+    RunError, RunMeta, RunStatus, WriterId,
 };
 
+use crate::error::Result;
+use crate::goodbyes;
+use crate::layout::RunDir;
 use crate::rows::{Call, FLOAT, KeyTable, Rows};
 use crate::wal::WalWriter;
 
@@ -48,6 +51,13 @@ impl LastWords {
 }
 
 impl WriterState {
+    /// Its record as it is written.
+    pub(crate) fn told(&self) -> RankMeta {
+        let mut meta = self.meta.clone();
+        self.last.note(&mut meta);
+        meta
+    }
+
     pub(crate) fn wal_writer(&self) -> WalWriter {
         WalWriter {
             id: self.id,
@@ -66,6 +76,10 @@ pub(crate) struct RunState {
     pub(crate) params: Param,
     pub(crate) writers: Vec<WriterState>,
     pub(crate) index: HashMap<WriterId, u32>,
+    /// How many processes each rank has had.
+    attempts: HashMap<u32, u32>,
+    /// How many writers are live.
+    live: usize,
     /// By the metric's number in the run's key table.
     summaries: Vec<Option<MetricSummary>>,
     /// Parameters changed since they were written.
@@ -86,6 +100,8 @@ impl RunState {
             params,
             writers: Vec::new(),
             index: HashMap::new(),
+            attempts: HashMap::new(),
+            live: 0,
             summaries,
             params_dirty: false,
             dirty: true,
@@ -112,6 +128,8 @@ impl RunState {
     fn insert(&mut self, writer: WriterState) -> u32 {
         let at = u32::try_from(self.writers.len()).unwrap_or(u32::MAX);
         self.index.insert(writer.id, at);
+        *self.attempts.entry(writer.id.rank).or_default() += 1;
+        self.live += usize::from(writer.meta.state == RankState::Live);
         self.writers.push(writer);
         at
     }
@@ -121,10 +139,9 @@ impl RunState {
         if let Some(&at) = self.index.get(&id) {
             return (at, false);
         }
-        let attempts = self.writers.iter().filter(|w| w.id.rank == id.rank).count();
         let meta = RankMeta {
             incarnation: id.incarnation,
-            attempt: u32::try_from(attempts).unwrap_or(u32::MAX),
+            attempt: self.attempts.get(&id.rank).copied().unwrap_or(0),
             host: host.to_owned(),
             pid,
             joined_at: Some(rfc3339_us(now_us())),
@@ -141,6 +158,54 @@ impl RunState {
             }),
             true,
         )
+    }
+
+    /// Whether a writer is there.
+    pub(crate) fn set(&mut self, writer: u32, state: RankState) {
+        let known = &mut self.writers[writer as usize].meta.state;
+        self.live -= usize::from(*known == RankState::Live);
+        self.live += usize::from(state == RankState::Live);
+        *known = state;
+    }
+
+    /// How many writers have neither left nor been given up.
+    pub(crate) const fn live(&self) -> usize {
+        self.live
+    }
+
+    /// Takes in the ends that the record does not have; whether there is a file of them.
+    pub(crate) fn goodbyes(&mut self, dir: &RunDir) -> Result<bool> {
+        let told = goodbyes::read(dir)?;
+        let is_there = told.is_some();
+        for (id, line) in told.into_iter().flatten() {
+            self.goodbye(id, line);
+        }
+        Ok(is_there)
+    }
+
+    /// A writer's end that the record does not have; what it stored is known from the logs, and if that is more than
+    /// it had at its end, it came back.
+    fn goodbye(&mut self, id: WriterId, line: RankMeta) {
+        let (at, _) = self.register(id, &line.host, line.pid);
+        let w = &mut self.writers[at as usize];
+        if w.applied_seq > line.durable_seq || !goodbyes::is_news(&line, &w.meta) {
+            return;
+        }
+        let state = line.state;
+        let stored = std::mem::take(&mut w.meta);
+        w.meta = RankMeta {
+            attempt: stored.attempt,
+            state: stored.state,
+            accepted_seq: stored.accepted_seq.max(line.accepted_seq),
+            durable_seq: stored.durable_seq,
+            rows: stored.rows,
+            points: stored.points,
+            last_step: stored.last_step,
+            dropped: stored.dropped,
+            failure: stored.failure,
+            ..line
+        };
+        self.set(at, state);
     }
 
     /// A writer that the commit log names.
@@ -264,9 +329,8 @@ impl RunState {
             .take(SUMMARY_KEYS_MAX)
             .collect();
         for writer in &self.writers {
-            let mut rank = writer.meta.clone();
-            writer.last.note(&mut rank);
-            meta.ranks.entry(writer.id.rank).or_default().push(rank);
+            let rank = meta.ranks.entry(writer.id.rank).or_default();
+            rank.push(writer.told());
         }
         meta
     }

@@ -12,6 +12,8 @@
 //! A metric whose name is a fixed column's (`step`, `timestamp`, `rank`, `attempt`) or begins with `metric:`
 //! stands in the column `metric:<name>`.
 
+mod calls;
+
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use expman_model::record::ValueRef;
 
+use self::calls::{alike, calls};
 use crate::rows::Rows;
 
 /// Columns in front of the metrics; `attempt` may be absent, its name is taken all the same.
@@ -71,7 +74,11 @@ impl<'a> Wide<'a> {
     /// Finds the calls and the columns; nothing is copied yet.
     #[must_use]
     pub fn new(rows: &'a Rows) -> Self {
-        let (order, starts) = calls(rows);
+        let (order, starts) = alike(rows).unwrap_or_else(|| calls(rows));
+        Self::of(rows, order, starts)
+    }
+
+    fn of(rows: &'a Rows, order: Vec<u32>, starts: Vec<usize>) -> Self {
         let kinds = kinds(rows);
         let mut keys: Vec<usize> = (0..kinds.len()).filter(|&k| kinds[k].seen()).collect();
         keys.sort_unstable_by_key(|&k| &rows.keys.names()[k]);
@@ -124,12 +131,24 @@ impl<'a> Wide<'a> {
         self.len() == 0
     }
 
-    /// The whole table in pieces of bounded size.
-    pub fn batches(&self) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> + use<'_, 'a> {
-        let calls = (BATCH_CELLS / self.schema.fields().len()).clamp(1, BATCH_CALLS);
-        (0..self.len())
-            .step_by(calls)
-            .map(move |from| self.batch(from..(from + calls).min(self.len())))
+    fn calls_of_a_piece(&self) -> usize {
+        (BATCH_CELLS / self.schema.fields().len()).clamp(1, BATCH_CALLS)
+    }
+
+    /// In how many pieces of bounded size the table comes.
+    #[must_use]
+    pub fn pieces(&self) -> usize {
+        self.len().div_ceil(self.calls_of_a_piece())
+    }
+
+    /// One of its pieces.
+    ///
+    /// # Errors
+    /// When arrow refuses the columns.
+    pub fn piece(&self, at: usize) -> Result<RecordBatch, ArrowError> {
+        let calls = self.calls_of_a_piece();
+        let from = (at * calls).min(self.len());
+        self.batch(from..(from + calls).min(self.len()))
     }
 
     /// Some rows of the table.
@@ -169,37 +188,6 @@ impl<'a> Wide<'a> {
         }
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
-}
-
-/// The rows of each call together, calls in the table's order, and where each begins.
-fn calls(rows: &Rows) -> (Vec<u32>, Vec<usize>) {
-    let call = |i: u32| {
-        let call = rows.call(i as usize);
-        (call.has_step, call.step, call.rank, call.attempt, call.seq)
-    };
-    let key = |i: u32| rows.key[i as usize];
-    let mut order: Vec<u32> = (0..u32::try_from(rows.len()).unwrap_or(u32::MAX)).collect();
-    order.sort_by_key(|&i| (call(i), key(i)));
-    // How often the name stood in the call before.
-    let mut repeats = vec![0u32; rows.len()];
-    for pair in order.windows(2) {
-        let &[a, b] = pair else { continue };
-        if call(a) == call(b) && key(a) == key(b) {
-            repeats[b as usize] = repeats[a as usize] + 1;
-        }
-    }
-    let row = |i: u32| (call(i), repeats[i as usize]);
-    if repeats.iter().any(|&n| n > 0) {
-        order.sort_by_key(|&i| row(i));
-    }
-    let mut starts: Vec<usize> = Vec::new();
-    for (at, &i) in order.iter().enumerate() {
-        if at == 0 || row(order[at - 1]) != row(i) {
-            starts.push(at);
-        }
-    }
-    starts.push(order.len());
-    (order, starts)
 }
 
 /// What kinds of value a name has.
@@ -261,7 +249,7 @@ fn kinds(rows: &Rows) -> Vec<Kinds> {
 fn metric(rows: &Rows, cells: &[Option<u32>], data_type: &DataType) -> ArrayRef {
     let values = cells
         .iter()
-        .map(|cell| cell.map(|i| rows.row(i as usize).value));
+        .map(|cell| cell.map(|i| rows.value_ref(i as usize)));
     match data_type {
         DataType::Float64 => Arc::new(
             values
@@ -319,6 +307,7 @@ fn printed(value: ValueRef<'_>) -> Cow<'_, str> {
 mod tests {
     use arrow::array::{Array, AsArray};
     use arrow::datatypes::{Float64Type, Int32Type, Int64Type};
+    use proptest::prelude::*;
 
     use super::*;
     use crate::rows::Row;
@@ -526,8 +515,80 @@ mod tests {
             });
         }
         let wide = Wide::new(&rows);
-        let sizes: Vec<usize> = wide.batches().map(|b| b.unwrap().num_rows()).collect();
+        let sizes = (0..wide.pieces()).map(|at| wide.piece(at).unwrap().num_rows());
+        let sizes: Vec<usize> = sizes.collect();
         assert_eq!((sizes.len(), sizes.iter().sum::<usize>()), (3, 40_000));
-        assert_eq!(Wide::new(&Rows::default()).batches().count(), 0);
+        assert_eq!(Wide::new(&Rows::default()).pieces(), 0);
+    }
+
+    fn some_rows() -> impl Strategy<Value = Rows> {
+        // Few names, steps and calls, so that all clashes occur; the same names in most calls.
+        let call = (0..2u32, prop::option::of(0..4i64), 0..8usize);
+        let stretch = (prop::collection::vec(call, 0..6), any::<bool>());
+        prop::collection::vec(stretch, 0..4).prop_map(|stretches| {
+            let (mut all, mut seq) = (Rows::default(), 0);
+            for (calls, sorted) in stretches {
+                let mut stretch = Rows::default();
+                for (rank, step, what) in calls {
+                    seq += u64::from(what != 7);
+                    let names = match what {
+                        0 => &["b"][..],
+                        1 => &["a", "a", "b"],
+                        _ => &["b", "a", "c"],
+                    };
+                    for (key, n) in names.iter().zip(0..) {
+                        stretch.push_row(&Row {
+                            key,
+                            rank,
+                            step,
+                            timestamp_us: seq.cast_signed(),
+                            attempt: 0,
+                            seq,
+                            value: ValueRef::Int(n),
+                        });
+                    }
+                }
+                let order = if sorted {
+                    stretch.sorted().places
+                } else {
+                    (0..).take(stretch.len()).collect()
+                };
+                for i in order {
+                    all.push_row(&stretch.row(i as usize));
+                }
+            }
+            all
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn calls_that_are_alike_are_found_to_be_the_same(rows in some_rows()) {
+            if let Some((order, starts)) = alike(&rows) {
+                let fast = Wide::of(&rows, order, starts);
+                let (order, starts) = calls(&rows);
+                let slow = Wide::of(&rows, order, starts);
+                prop_assert_eq!(fast.batch(0..fast.len()).unwrap(), slow.batch(0..slow.len()).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_sorted_run_of_several_ranks_is_alike() {
+        let call = |at: i64| (u32::from(at % 3 == 0), Some(at / 2), at.unsigned_abs() + 1);
+        let calls: Vec<_> = (0..30).map(call).collect();
+        let points = [("b", X), ("a", X)];
+        let calls = calls
+            .iter()
+            .map(|&(rank, step, seq)| (rank, step, seq, &points[..]));
+        let arrived = rows(&calls.collect::<Vec<_>>());
+        let mut stored = Rows::default();
+        for i in arrived.sorted().places {
+            stored.push_row(&arrived.row(i as usize));
+        }
+        for rows in [&arrived, &stored] {
+            assert!(alike(rows).is_some());
+            assert_eq!(one_batch(rows), one_batch(&arrived));
+        }
     }
 }

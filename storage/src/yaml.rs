@@ -39,6 +39,11 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     })
 }
 
+/// What a text means that is written as we write it; `None` for any other, which may mean something, too.
+pub(crate) fn quick<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    plain::read(bytes).ok()
+}
+
 /// [`read`], though never the short way; both read the same.
 ///
 /// # Errors

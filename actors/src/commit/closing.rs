@@ -143,7 +143,8 @@ impl<R: Fn(Report)> Thread<R> {
     }
 
     pub(super) fn answer_leaving(&mut self) -> Ended {
-        if !self.left.is_empty() && self.writer.try_save()? {
+        let left = self.left.iter().map(|(writer, _)| *writer);
+        if !self.left.is_empty() && self.writer.try_keep_ends(left)? {
             for (writer, done) in self.left.drain(..) {
                 if let Some(done) = done {
                     answer(done, self.writer.progress(writer));

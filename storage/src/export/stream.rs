@@ -6,7 +6,8 @@ use std::path::Path;
 use arrow::array::RecordBatch;
 use arrow::ipc::writer::StreamWriter;
 
-use super::{Format, columns, text_head, text_row};
+use super::Format;
+use super::text::TextTable;
 use crate::catalog::{RunEntry, RunKind};
 use crate::error::{At, Result};
 use crate::guard::guarded;
@@ -70,7 +71,7 @@ struct Sink<'a, W: Write> {
 }
 
 enum Out<W: Write> {
-    Csv(W),
+    Csv(W, TextTable),
     Arrow(Box<StreamWriter<W>>),
 }
 
@@ -80,8 +81,9 @@ impl<'a, W: Write> Sink<'a, W> {
         let out = match encoding {
             Encoding::Csv => {
                 let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-                text_head(&mut out, &names, Format::Csv).at("write", path)?;
-                Out::Csv(out)
+                let table = TextTable::new(&names, Format::Csv);
+                out.write_all(&table.head).at("write", path)?;
+                Out::Csv(out, table)
             }
             Encoding::Arrow => Out::Arrow(Box::new(
                 StreamWriter::try_new(out, &schema).at("write", path)?,
@@ -112,13 +114,8 @@ impl<'a, W: Write> Sink<'a, W> {
         let batch: RecordBatch = rows.batch(&order).at("encode", self.path)?;
         self.written += rows.len();
         match &mut self.out {
-            Out::Csv(out) => {
-                let mut text = Vec::new();
-                let cells = columns(self.path, &batch)?;
-                for row in 0..batch.num_rows() {
-                    text_row(&mut text, &[], &cells, row, false, Format::Csv)
-                        .at("write", self.path)?;
-                }
+            Out::Csv(out, table) => {
+                let text = table.piece(self.path, &batch, false)?;
                 out.write_all(&text).at("write", self.path)
             }
             Out::Arrow(out) => out.write(&batch).at("write", self.path),
@@ -133,7 +130,7 @@ impl<'a, W: Write> Sink<'a, W> {
             self.write()?;
         }
         match &mut self.out {
-            Out::Csv(out) => out.flush().at("write", self.path)?,
+            Out::Csv(out, _) => out.flush().at("write", self.path)?,
             Out::Arrow(out) => out.finish().at("write", self.path)?,
         }
         Ok(self.written)

@@ -206,7 +206,7 @@ impl<'a> Replay<'a> {
             w.meta.accepted_seq = w.applied_seq.max(w.meta.accepted_seq);
             w.meta.durable_seq = w.applied_seq;
             if w.meta.state == RankState::Left {
-                w.meta.state = RankState::Live;
+                self.state.set(writer, RankState::Live);
             }
         }
         Ok(())

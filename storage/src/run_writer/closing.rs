@@ -78,6 +78,7 @@ impl RunWriter {
         // Who reads that the run has ended finds its rows where they stay.
         self.set_status(self.outcome());
         self.save()?;
+        self.goodbyes.remove(&self.dir)?;
         self.write_last_events()?;
         self.fence.check()?;
         for wal in self.dir.wals()? {

@@ -7,7 +7,8 @@ use expman_model::forwarding::Forwarding;
 use expman_model::time::{now_us, parse_rfc3339, rfc3339_us};
 use expman_model::{EventBody, RankState, RunStatus};
 
-use super::RunWriter;
+use super::{RunWriter, SAVE_SHARE};
+use crate::error::Result;
 use crate::lines;
 use crate::state::WriterState;
 
@@ -17,7 +18,6 @@ impl RunWriter {
         let w = &mut self.state.writers[writer as usize];
         // Whoever was given up, and whose own word is found later, ended as it says.
         let given_up = w.meta.state == RankState::Lost && state == RankState::Left;
-        w.meta.state = state;
         w.meta.silent_since = None;
         if w.meta.status == RunStatus::Running || given_up {
             w.meta.status = status;
@@ -40,7 +40,37 @@ impl RunWriter {
             },
         };
         self.event(event);
+        self.state.set(writer, state);
         self.state.dirty = true;
+    }
+
+    /// Makes the ends of writers outlive this process: in `run.yaml` where that is affordable, else beside it.
+    ///
+    /// # Errors
+    /// When this process can't be the run's writer any more.
+    pub fn try_keep_ends(&mut self, writers: impl Iterator<Item = u32>) -> Result<bool> {
+        let is_last = self.state.live() == 0;
+        let is_due = self.saved_at.elapsed() >= self.save_took * SAVE_SHARE;
+        if is_last || is_due || self.goodbyes.spoilt {
+            return self.try_save();
+        }
+        // The end of a rank says what it has stored.
+        if !self.try_sync()? {
+            return Ok(false);
+        }
+        let back = std::mem::take(&mut self.goodbyes.back);
+        let told = back.into_iter().chain(writers);
+        let told: Vec<_> = told.map(|at| &self.state.writers[at as usize]).collect();
+        let lines: Vec<_> = told.iter().map(|w| (w.id.rank, w.told())).collect();
+        let lines = lines.iter().map(|(rank, meta)| (*rank, meta));
+        match self.goodbyes.add(&self.dir, &self.fence, lines) {
+            Ok(()) => Ok(true),
+            Err(e) if e.is_final() => Err(e),
+            Err(e) => {
+                tracing::warn!("{e}");
+                self.try_save()
+            }
+        }
     }
 
     /// Notes that a rank fell silent while another one has reached `others_step`.

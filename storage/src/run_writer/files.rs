@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use expman_model::limits::{PUBLISH_CHEAP_BYTES, SEAL_BYTES, SEAL_ROWS, UNSEALED_ROWS_MAX};
 
-use super::{PUBLISH_AFTER, RunWriter, SAVE_EVERY};
+use super::{PUBLISH_AFTER, RunWriter, SAVE_EVERY, SAVE_PAUSE_MAX, SAVE_SHARE};
 use crate::error::Result;
 use crate::sealer::{Done, Job, remove};
 use crate::{edits, yaml};
@@ -35,12 +35,10 @@ impl RunWriter {
         self.write()?;
         self.run_log.sync()?;
         self.console_log.sync()?;
-        self.sync_log()?;
+        self.log.sync()?;
         // A sync may take its time, and what is called durable must be this owner's to call so.
         self.fence.check()?;
-        for w in &mut self.state.writers {
-            w.meta.durable_seq = w.applied_seq;
-        }
+        self.all_durable();
         Ok(())
     }
 
@@ -115,6 +113,7 @@ impl RunWriter {
     /// # Errors
     /// When a sync or a write fails.
     pub fn save(&mut self) -> Result<()> {
+        let began = Instant::now();
         self.sync()?;
         if self.state.params_dirty {
             yaml::prepare(&self.dir.config(), &self.state.params)?.publish(Some(&self.fence))?;
@@ -130,6 +129,8 @@ impl RunWriter {
         edits.iter().try_for_each(|(path, _)| remove(path))?;
         self.state.dirty = false;
         self.saved_at = Instant::now();
+        self.save_took = began.elapsed();
+        self.goodbyes.clear(&self.dir)?;
         Ok(())
     }
 
@@ -168,7 +169,8 @@ impl RunWriter {
             let done = self.publish();
             self.chores.publish.note(done)?;
         }
-        if self.saved_at.elapsed() >= SAVE_EVERY
+        let pause = (self.save_took * SAVE_SHARE).clamp(SAVE_EVERY, SAVE_PAUSE_MAX);
+        if self.saved_at.elapsed() >= pause
             && (self.state.dirty || self.state.params_dirty || edits::are_waiting(&self.dir))
         {
             self.try_save()?;

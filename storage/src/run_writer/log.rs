@@ -110,7 +110,7 @@ impl Log {
         Ok(())
     }
 
-    fn sync(&mut self) -> Result<()> {
+    pub(super) fn sync(&mut self) -> Result<()> {
         if self.dirty {
             durable::sync_data(&self.file, &self.path).inspect_err(|_| self.poisoned = true)?;
             self.dirty = false;
@@ -166,11 +166,13 @@ impl RunWriter {
         Ok(())
     }
 
-    pub(super) fn sync_log(&mut self) -> Result<()> {
-        self.log.sync()?;
-        self.log.unsynced.clear();
+    /// Notes that all that was appended is durable.
+    pub(super) fn all_durable(&mut self) {
+        for batch in self.log.unsynced.drain(..) {
+            let w = &mut self.state.writers[batch.head.writer as usize];
+            w.meta.durable_seq = w.applied_seq;
+        }
         self.log.text_ends = [self.run_log.end(), self.console_log.end()];
-        Ok(())
     }
 
     /// Starts a log behind the rows there are, all of which are durable, and returns the one before.

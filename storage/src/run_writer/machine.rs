@@ -20,31 +20,21 @@ const ROLL_BYTES: u64 = 200;
 #[derive(Debug, Clone)]
 enum Op {
     /// A batch of so many new records, which begins with so many that were sent before.
-    Append {
-        writer: u32,
-        new: u64,
-        again: u64,
-    },
+    Append(u32, u64, u64),
     /// Numbers that never come.
-    Skip {
-        writer: u32,
-        n: u64,
-    },
+    Skip(u32, u64),
     Write,
     Sync,
     Save,
     Publish,
     Tick,
-    Leave {
-        writer: u32,
-    },
+    /// A rank leaves, or is given up.
+    Leave(u32, bool),
     Look,
     /// The process dies; what it wrote stays.
     Crash,
     /// The power goes; of what was not synced a part stays.
-    PowerCut {
-        luck: Vec<u8>,
-    },
+    PowerCut(Vec<u8>),
     Finish,
     Fail(Fault),
     Mend,
@@ -59,17 +49,17 @@ fn op() -> impl Strategy<Value = Op> {
     ];
     let error = prop_oneof![Just(Errno::IO), Just(Errno::NOSPC), Just(Errno::DQUOT)];
     prop_oneof![
-        12 => (writer(), 1u64..6, 0u64..4).prop_map(|(writer, new, again)| Op::Append { writer, new, again }),
-        1 => (writer(), 1u64..4).prop_map(|(writer, n)| Op::Skip { writer, n }),
+        12 => (writer(), 1u64..6, 0u64..4).prop_map(|(writer, new, again)| Op::Append(writer, new, again)),
+        1 => (writer(), 1u64..4).prop_map(|(writer, n)| Op::Skip(writer, n)),
         5 => Just(Op::Write),
         5 => Just(Op::Sync),
         1 => Just(Op::Save),
         1 => Just(Op::Publish),
         2 => Just(Op::Tick),
-        1 => writer().prop_map(|writer| Op::Leave { writer }),
+        2 => (writer(), any::<bool>()).prop_map(|(writer, lost)| Op::Leave(writer, lost)),
         2 => Just(Op::Look),
         1 => Just(Op::Crash),
-        1 => prop::collection::vec(any::<u8>(), 1..8).prop_map(|luck| Op::PowerCut { luck }),
+        1 => prop::collection::vec(any::<u8>(), 1..8).prop_map(Op::PowerCut),
         1 => Just(Op::Finish),
         4 => (call, 0u32..3, 1u32..4, error)
             .prop_map(|(call, after, times, error)| Op::Fail(Fault { call, after, times, error })),
@@ -87,6 +77,8 @@ struct Sender {
     skipped: BTreeSet<u64>,
     written: u64,
     durable: u64,
+    /// Its goodbye was answered, and it said nothing since.
+    left: bool,
 }
 
 struct Machine {
@@ -170,6 +162,10 @@ impl Machine {
         self.open = Some((opened.0, opened.1));
         self.writer().roll_bytes = ROLL_BYTES;
         for rank in 0..WRITERS {
+            if self.senders[rank as usize].left {
+                let at = self.writer().find(id(rank)).unwrap();
+                assert!(self.writer().has_left(at), "rank {rank} left");
+            }
             let known = self.writer().register(id(rank), "h", 1).durable_seq;
             let sender = &mut self.senders[rank as usize];
             assert!(
@@ -265,9 +261,25 @@ impl Machine {
             }
             .encode(&mut bytes);
         }
+        sender.left = false;
         sender.next += new;
         sender.last = sender.last.max(sender.next - 1);
         self.writer().append(writer, &bytes).unwrap();
+    }
+
+    /// It leaves, or is given up; who was given up comes back at once.
+    fn leave(&mut self, rank: u32, lost: bool) {
+        let states = [RankState::Left, RankState::Lost];
+        let state = states[usize::from(lost)];
+        let writer = self.writer();
+        writer.leave(rank, state, RunStatus::Finished, "");
+        let kept = writer.try_keep_ends(std::iter::once(rank)).unwrap();
+        writer.register(id(rank), "h", 1);
+        let sender = &mut self.senders[rank as usize];
+        sender.left = !lost && (kept || sender.left);
+        if kept {
+            self.told(true);
+        }
     }
 
     fn told(&mut self, durable: bool) {
@@ -283,8 +295,8 @@ impl Machine {
 
     fn apply(&mut self, op: Op) {
         match op {
-            Op::Append { writer, new, again } => self.append(writer, new, again),
-            Op::Skip { writer, n } => {
+            Op::Append(writer, new, again) => self.append(writer, new, again),
+            Op::Skip(writer, n) => {
                 let sender = &mut self.senders[writer as usize];
                 // Only numbers that were never used can be lost.
                 if sender.next == sender.last + 1 {
@@ -297,13 +309,11 @@ impl Machine {
                     self.told(false);
                 }
             }
-            Op::Sync => {
-                if self.writer().sync().is_ok() {
-                    self.told(true);
-                }
-            }
-            Op::Save => {
-                if self.writer().save().is_ok() {
+            Op::Sync | Op::Save => {
+                let save = matches!(op, Op::Save);
+                let writer = self.writer();
+                let done = if save { writer.save() } else { writer.sync() };
+                if done.is_ok() {
                     self.told(true);
                 }
             }
@@ -312,11 +322,7 @@ impl Machine {
                 self.writer().tick().unwrap();
             }
             Op::Tick => self.writer().tick().unwrap(),
-            Op::Leave { writer } => {
-                self.writer()
-                    .leave(writer, RankState::Left, RunStatus::Finished, "");
-                self.writer().register(id(writer), "h", 1);
-            }
+            Op::Leave(writer, lost) => self.leave(writer, lost),
             Op::Look => self.look(),
             Op::Crash => {
                 self.open = None;
@@ -324,7 +330,7 @@ impl Machine {
                 self.reopen(false);
                 self.check(true, |s| (s.durable, s.durable));
             }
-            Op::PowerCut { luck } => {
+            Op::PowerCut(luck) => {
                 self.open = None;
                 self.seen = None;
                 let mut luck = luck.into_iter().cycle();
