@@ -11,6 +11,7 @@ mod import;
 mod thread;
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +21,8 @@ use expman_model::{EventBody, Health, RankState, RunStatus, WriterId};
 use expman_storage::StorageError;
 use expman_storage::run_writer::{Progress, Registered};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::ring::receipt::Receipt;
 
 pub(crate) use self::import::{Import, Orphan, orphans};
 pub(crate) use self::thread::run;
@@ -35,6 +38,8 @@ pub(crate) enum Command {
         id: WriterId,
         host: String,
         pid: u32,
+        /// Where it finds how far it is written; who has none is told by a report.
+        receipt: Option<Receipt>,
         reply: oneshot::Sender<Registered>,
     },
     /// A batch of a writer.
@@ -88,7 +93,7 @@ pub(crate) enum Command {
 #[derive(Debug, Default)]
 pub(crate) struct Remains {
     /// The queue that it shared with the owner.
-    pub(crate) ring: Option<OwnedFd>,
+    pub(crate) ring: Option<Arc<OwnedFd>>,
 }
 
 /// Comes back when everything before it is durable.
@@ -102,7 +107,7 @@ pub(crate) struct SyncToken {
 /// What the thread reports.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// Last sequence numbers that outlive the processes, by writer.
+    /// Last sequence numbers that outlive the processes, by writer, of those that can't see it in their ring.
     Written(Vec<(u32, u64)>),
     /// After a sync.
     Committed(Committed),

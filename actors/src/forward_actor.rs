@@ -6,22 +6,23 @@
 //! it stands in a file 50 ms after it was accepted, the owner's or the spool's, and that a marker never overtakes the
 //! data in front of it. When it ends with something undelivered, that is in the spool.
 
+mod beat;
 mod notices;
 mod sending;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use expman_model::forwarding::{Forwarding, ForwardingChange};
-use expman_model::limits::{BATCH_BYTES, HEALTH_EVERY, SPOOL_BYTES};
+use expman_model::limits::{HEALTH_EVERY, SPOOL_BYTES};
 use expman_model::{FlushReport, Health, RunId, RunStatus, Version, WriterId};
 use expman_storage::RunDir;
 use expman_storage::spool::{SPOOL_FORMAT, Spool, SpoolHeader};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
-use tokio::task::AbortHandle;
 
+pub(crate) use self::beat::watch_ring;
 pub(crate) use self::notices::{Notices, Source};
 use crate::capture::Capture;
 use crate::gate::Gate;
@@ -59,8 +60,6 @@ pub(crate) enum ForwardMsg {
     },
     /// The captured output in front of a barrier is in the ring.
     Captured(Version),
-    /// It is time to look at the spool.
-    SpoolDue,
     /// It is time to say how it goes.
     Tick,
 }
@@ -124,8 +123,6 @@ pub(crate) struct ForwardState {
     stats: ForwardStats,
     /// What the present owner knows of this, and since when.
     told: Option<(Health, Instant)>,
-    /// When the next [`ForwardMsg::SpoolDue`] comes, if one is on its way, and what calls it off.
-    spool_look: Option<(Instant, AbortHandle)>,
     /// Where the last error came from.
     troubled: Option<Source>,
     /// The run that the owners so far wrote.
@@ -157,7 +154,6 @@ impl Actor for ForwardActor {
             bye_sent: false,
             stats: ForwardStats::default(),
             told: None,
-            spool_look: None,
             run_id: None,
             troubled: None,
         })
@@ -182,10 +178,9 @@ impl Actor for ForwardActor {
             }),
             ForwardMsg::Close { status, reply } => state.closing = Some((status, reply)),
             ForwardMsg::Captured(version) => state.mark(version),
-            ForwardMsg::SpoolDue => state.spool_look = None,
             ForwardMsg::Tick => {}
         }
-        state.pump(&myself);
+        state.pump();
         Ok(())
     }
 
@@ -210,7 +205,7 @@ impl ForwardState {
             );
             self.trouble(Source::Folder, what);
         }
-        self.outbox.relink(welcome.durable_seq);
+        self.outbox.relink(welcome.epoch, welcome.durable_seq);
         let (dir, hello) = (&self.args.dir, &self.args.hello);
         self.outbox.set_spool(|| {
             let header = SpoolHeader {
@@ -344,31 +339,5 @@ impl ForwardState {
     fn trouble(&mut self, source: Source, what: String) {
         self.args.notices.tell(source, &what);
         (self.troubled, self.stats.last_error) = (Some(source), Some(what));
-    }
-}
-
-/// Wakes the actor when the ring has something: at once when much waits, else after a pause that lets a batch gather.
-///
-/// As long as each pause brings something the ring is looked at after the next one, too: then nobody who logs has to
-/// wake anybody.
-pub(crate) async fn watch_ring(ring: Arc<Ring>, actor: ActorRef<ForwardMsg>, batch_age: Duration) {
-    loop {
-        ring.first().await;
-        // What woke this is passed on in any case: it may be the end.
-        let mut is_first = true;
-        loop {
-            let is_urgent = is_first && ring.waiting() >= BATCH_BYTES
-                || tokio::select! {
-                    () = tokio::time::sleep(batch_age) => false,
-                    () = ring.urgent() => true,
-                };
-            if !is_urgent && !is_first && ring.waiting() == 0 {
-                break;
-            }
-            if actor.cast(ForwardMsg::Drain).is_err() {
-                return;
-            }
-            is_first = false;
-        }
     }
 }

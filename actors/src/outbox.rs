@@ -78,6 +78,8 @@ pub struct Outbox {
     rests_until: Option<Instant>,
     spooled_seq: u64,
     known: Ack,
+    /// Of the present owner, whose receipt in the ring counts.
+    epoch: u64,
     lost: u64,
 }
 
@@ -99,6 +101,7 @@ impl Outbox {
                 durable_seq: 0,
                 written_seq: 0,
             },
+            epoch: 0,
             lost: 0,
         }
     }
@@ -198,9 +201,17 @@ impl Outbox {
         }
     }
 
+    /// Looks how far the owner has written, where it says so in the ring.
+    pub fn look(&mut self) {
+        if let Some(seq) = self.ring.written(self.epoch) {
+            self.known.written_seq = self.known.written_seq.max(seq);
+        }
+    }
+
     /// After a new link: what its owner does not call durable is sent again. What a former owner had written
     /// counts no more: the next one may have found it unreadable.
-    pub fn relink(&mut self, durable_seq: u64) {
+    pub fn relink(&mut self, epoch: u64, durable_seq: u64) {
+        self.epoch = epoch;
         self.known.written_seq = durable_seq;
         self.acknowledge(Ack {
             durable_seq,
@@ -323,16 +334,11 @@ impl Outbox {
         }
     }
 
-    /// When to look at the spool again, as long as nothing else happens.
+    /// Whether something is in the ring alone, as far as is known: then it is to be looked at again.
     #[must_use]
-    pub fn look_again(&self) -> Option<Instant> {
-        let unwritten = self
-            .batches
-            .iter()
-            .skip(self.spooled)
-            .find(|b| b.last_seq > self.known.written_seq)?;
-        let due = unwritten.since + SPOOL_AFTER;
-        Some(self.rests_until.map_or(due, |until| due.max(until)))
+    pub fn has_unwritten(&self) -> bool {
+        let in_ring = self.batches.iter().skip(self.spooled);
+        in_ring.rev().any(|b| b.last_seq > self.known.written_seq)
     }
 
     /// Whether everything is durable.
@@ -505,12 +511,12 @@ mod tests {
             written_seq: 10,
         });
         assert!(!b.outbox.is_due(late()), "the owner has it in its file");
-        assert_eq!(b.outbox.look_again(), None);
+        assert!(!b.outbox.has_unwritten());
         for _ in 0..5 {
             b.log(50);
         }
         b.outbox.fill();
-        assert!(b.outbox.look_again().is_some());
+        assert!(b.outbox.has_unwritten());
         b.outbox.spool_due(late()).unwrap();
         assert_eq!(b.on_disk(), (1..=15).collect::<Vec<_>>());
         assert_eq!(b.ring.stats().queued_bytes, 0);
@@ -534,7 +540,7 @@ mod tests {
             durable_seq: 2,
             written_seq: 10,
         });
-        b.outbox.relink(4);
+        b.outbox.relink(1, 4);
         assert_eq!(b.send_all(), (5..=10).collect::<Vec<_>>());
         assert!(b.outbox.is_due(late()));
         b.outbox.acknowledge(durable(10));

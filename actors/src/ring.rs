@@ -11,6 +11,7 @@ mod inner;
 pub mod layout;
 pub mod leftover;
 mod memory;
+pub(crate) mod receipt;
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +43,8 @@ pub struct Ring {
     wake: Notify,
     /// Whether the consumer sleeps until a first record comes; else it looks again by itself.
     sleeps: AtomicBool,
+    /// Whether the consumer has something that it must look at again soon, though nothing more comes.
+    watched: AtomicBool,
     /// Bytes at which the consumer is woken at once.
     urgent: usize,
     birth: Birth,
@@ -62,6 +65,7 @@ impl Ring {
             room: Condvar::new(),
             wake: Notify::new(),
             sleeps: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
             urgent,
             birth: Birth::here(),
             is_shared,
@@ -292,6 +296,13 @@ impl Ring {
         bytes
     }
 
+    /// The last sequence number that the owner of an epoch has in its file, as far as it says so here.
+    #[must_use]
+    pub fn written(&self, epoch: u64) -> Option<u64> {
+        let receipt = self.lock_here()?.memory.as_ref()?.receipt();
+        layout::receipt_of(epoch, receipt)
+    }
+
     /// Gives up the room of the oldest `len` bytes that were cut.
     pub fn release(&self, len: usize) {
         let Some(mut inner) = self.lock_here() else {
@@ -363,6 +374,16 @@ impl Ring {
             dropped: inner.gaps.dropped().clone(),
             is_shared: self.is_shared,
         }
+    }
+
+    /// Whether what was cut is to be looked at again soon.
+    pub fn watch(&self, on: bool) {
+        self.watched.store(on, Ordering::Relaxed);
+    }
+
+    /// See [`Ring::watch`].
+    pub fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
     }
 
     /// Waits for more than can wait: a full batch, a full ring, the end.

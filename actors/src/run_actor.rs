@@ -14,6 +14,7 @@ mod silence;
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -134,7 +135,7 @@ struct Process {
     pid: u32,
     /// When it joined.
     lived: SystemTime,
-    ring: Option<OwnedFd>,
+    ring: Option<Arc<OwnedFd>>,
 }
 
 impl Process {

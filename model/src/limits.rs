@@ -21,8 +21,8 @@ pub const BATCH_BYTES: usize = 64 << 10;
 /// … or when its first record is this old.
 pub const BATCH_AGE: Duration = Duration::from_millis(20);
 /// What was accepted this long ago and is not written by the owner goes to the spool; with what a turn of the
-/// sender takes, it is there within 50 ms.
-pub const SPOOL_AFTER: Duration = Duration::from_millis(40);
+/// sender takes, it is there within 50 ms. A little less than two [`BATCH_AGE`], so that the second look finds it.
+pub const SPOOL_AFTER: Duration = Duration::from_millis(38);
 /// Bytes of the spool files of one process and run, together …
 pub const SPOOL_BYTES: u64 = 1 << 30;
 /// … and of each.

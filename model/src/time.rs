@@ -1,5 +1,6 @@
 //! Wall-clock time as microseconds since 1970 in UTC, and how it is written.
 
+use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::tz::TimeZone;
@@ -34,39 +35,52 @@ pub fn rfc3339_ms(us: i64) -> String {
     format!("{:.3}", stamp(us))
 }
 
-/// Appends [`rfc3339_us`] or [`rfc3339_ms`], for 6 or 3 `digits` of a second; many times as fast.
+/// Appends [`rfc3339_us`] or [`rfc3339_ms`], for 6 or 3 `digits` of a second; many times as fast, most of all for times
+/// of the same second.
 pub fn put_stamp(out: &mut Vec<u8>, us: i64, digits: usize) {
+    thread_local! {
+        /// The last second that was written, and how.
+        static LAST: Cell<(i64, [u8; 20])> = const { Cell::new((0, *b"1970-01-01T00:00:00.")) };
+    }
     let (secs, micros) = (us.div_euclid(1_000_000), us.rem_euclid(1_000_000));
-    let (days, secs) = (secs.div_euclid(86_400), secs.rem_euclid(86_400));
-    // Years of four digits; what lies outside is written the other way.
-    if !(-719_162..2_932_896).contains(&days) {
-        let text = if digits == 3 {
-            rfc3339_ms(us)
-        } else {
-            rfc3339_us(us)
-        };
-        out.extend_from_slice(text.as_bytes());
-        return;
-    }
-    let (year, month, day) = civil(days);
-    let mut text = *b"0000-00-00T00:00:00.000000Z";
-    for (at, width, number) in [
-        (0, 4, year),
-        (5, 2, month),
-        (8, 2, day),
-        (11, 2, secs / 3600),
-        (14, 2, secs / 60 % 60),
-        (17, 2, secs % 60),
-        (20, 6, micros),
-    ] {
-        let mut rest = number;
-        for place in text[at..at + width].iter_mut().rev() {
-            *place = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-            rest /= 10;
+    let (known, mut text) = LAST.get();
+    if known != secs {
+        let (days, second) = (secs.div_euclid(86_400), secs.rem_euclid(86_400));
+        // Years of four digits; what lies outside is written the other way.
+        if !(-719_162..2_932_896).contains(&days) {
+            let text = if digits == 3 {
+                rfc3339_ms(us)
+            } else {
+                rfc3339_us(us)
+            };
+            out.extend_from_slice(text.as_bytes());
+            return;
         }
+        let (year, month, day) = civil(days);
+        for (at, width, number) in [
+            (0, 4, year),
+            (5, 2, month),
+            (8, 2, day),
+            (11, 2, second / 3600),
+            (14, 2, second / 60 % 60),
+            (17, 2, second % 60),
+        ] {
+            put_digits(&mut text[at..at + width], number.unsigned_abs());
+        }
+        LAST.set((secs, text));
     }
-    out.extend_from_slice(&text[..20 + digits.min(6)]);
+    let mut fraction = [0; 6];
+    put_digits(&mut fraction, micros.unsigned_abs());
+    out.extend_from_slice(&text);
+    out.extend_from_slice(&fraction[..digits.min(6)]);
     out.push(b'Z');
+}
+
+fn put_digits(places: &mut [u8], mut number: u64) {
+    for place in places.iter_mut().rev() {
+        *place = b'0' + (number % 10).to_le_bytes()[0];
+        number /= 10;
+    }
 }
 
 /// [`parse_rfc3339`], many times as fast for what [`put_stamp`] writes.

@@ -222,7 +222,7 @@ fn record(dir: &RunDir, seed: RunMeta, existed: bool) -> Result<RunMeta> {
         remove(&tmp)?;
     }
     if !existed {
-        create(dir, &seed)?;
+        return create(dir, seed);
     }
     let meta: RunMeta = yaml::read(&dir.meta())?.unwrap_or(seed);
     if meta.format > RUN_FORMAT {
@@ -235,8 +235,9 @@ fn record(dir: &RunDir, seed: RunMeta, existed: bool) -> Result<RunMeta> {
     Ok(meta)
 }
 
-/// Lays the folder of a new run: every file is there and valid before the first rank logs.
-fn create(dir: &RunDir, seed: &RunMeta) -> Result<()> {
+/// Lays the folder of a new run: every file is there and valid before the first rank logs. Its record is returned, to be
+/// saved last, when all else stands: with a record a run is there, and then all of it is.
+fn create(dir: &RunDir, mut meta: RunMeta) -> Result<RunMeta> {
     durable::create_dir(&dir.artifacts())?;
     durable::create_dir(&dir.hidden())?;
     describe_experiment(dir)?;
@@ -246,13 +247,11 @@ fn create(dir: &RunDir, seed: &RunMeta) -> Result<()> {
     if !dir.config().exists() {
         yaml::prepare(&dir.config(), &Param::Map(Vec::new()))?.settle()?;
     }
-    // With a record a run is there, and then all of it is.
     durable::sync_dir(dir.root())?;
-    let mut meta = seed.clone();
     meta.format = RUN_FORMAT;
     meta.id.get_or_insert_with(RunId::generate);
     meta.started_at.get_or_insert_with(|| rfc3339_us(now_us()));
-    yaml::write(&dir.meta(), &meta)
+    Ok(meta)
 }
 
 /// Removes segments whose rows are published, and keeps the rest of those that do not continue them under another

@@ -11,8 +11,6 @@ mod packer;
 mod pieces;
 mod reader;
 
-use std::io::Write;
-
 use expman_model::record::{Level, Stream};
 use expman_model::time::put_stamp;
 use memchr::memchr;
@@ -129,8 +127,13 @@ pub fn put_console(
     let more = if ends_line { "" } else { "+" };
     out.push(b'[');
     put_stamp(out, timestamp_us, 6);
-    // Into a vector nothing can fail.
-    let _written = write!(out, "] [rank {rank} {stream} {seq}{more}] ");
+    // Without a formatter: these are most of the bytes of a run that prints much.
+    let mut number = itoa::Buffer::new();
+    out.extend_from_slice(b"] [rank ");
+    out.extend_from_slice(number.format(rank).as_bytes());
+    for part in [" ", stream, " ", number.format(seq), more, "] "] {
+        out.extend_from_slice(part.as_bytes());
+    }
     put_lines(out, bytes);
 }
 

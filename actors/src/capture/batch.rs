@@ -12,13 +12,18 @@ pub(crate) struct Batch {
     records: Vec<u8>,
     /// Where each begins.
     starts: Vec<usize>,
+    /// When the first came: what was read at once has one time.
+    at_us: i64,
 }
 
 impl Batch {
     /// Adds a line, or a piece of one.
     pub(crate) fn add(&mut self, stream: Stream, line: &[u8], ends_line: bool) {
+        if self.starts.is_empty() {
+            self.at_us = now_us();
+        }
         self.starts.push(self.records.len());
-        put_console(&mut self.records, now_us(), stream, line, ends_line);
+        put_console(&mut self.records, self.at_us, stream, line, ends_line);
     }
 
     /// Puts all lines into the queue; whether there was room for all of them. One that finds the queue full is waited

@@ -11,16 +11,22 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// Splits at newlines; a line beyond the chunk size goes on in the next record.
-    pub(crate) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8], bool)) {
-        self.rest.extend_from_slice(bytes);
-        let mut from = 0;
-        while let Some(n) = memchr(b'\n', &self.rest[from..]) {
-            for (last, chunk) in chunks(&self.rest[from..from + n]) {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(&[u8], bool)) {
+        while let Some(n) = memchr(b'\n', bytes) {
+            let (end, behind) = (&bytes[..n], &bytes[n + 1..]);
+            let line = if self.rest.is_empty() {
+                end
+            } else {
+                self.rest.extend_from_slice(end);
+                &self.rest
+            };
+            for (last, chunk) in chunks(line) {
                 each(chunk, last);
             }
-            from += n + 1;
+            self.rest.clear();
+            bytes = behind;
         }
-        self.rest.drain(..from);
+        self.rest.extend_from_slice(bytes);
         while self.rest.len() > CONSOLE_CHUNK_BYTES {
             each(&self.rest[..CONSOLE_CHUNK_BYTES], false);
             self.rest.drain(..CONSOLE_CHUNK_BYTES);

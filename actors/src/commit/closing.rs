@@ -53,6 +53,7 @@ impl<R: Fn(Report)> Thread<R> {
             reason,
             done,
         } = leaving;
+        self.receipts.remove(&writer);
         self.writer.leave(writer, state, status, &reason);
         self.left.push((writer, done));
         self.urgent = true;

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use expman_model::record::RecordHead;
@@ -29,7 +30,7 @@ pub(crate) struct Import {
     id: WriterId,
     files: VecDeque<PathBuf>,
     reading: Option<(PathBuf, SpoolReader)>,
-    ring: Option<OwnedFd>,
+    ring: Option<Arc<OwnedFd>>,
     rest: Option<Rest>,
     read: Vec<PathBuf>,
     /// How the process said that its part ended, if it did and its ring could be read.
@@ -49,7 +50,7 @@ impl Import {
         writer: u32,
         id: WriterId,
         files: Vec<SpoolFile>,
-        ring: Option<OwnedFd>,
+        ring: Option<Arc<OwnedFd>>,
     ) -> Self {
         let own = files.into_iter().filter(|file| file.id == id);
         Self {

@@ -1,6 +1,6 @@
 //! The loop of the commit thread.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use super::closing::{Finishing, Leaving};
 use super::import::Import;
 use super::{Command, Committed, Ended, Report, SyncToken};
 use crate::reply::answer;
+use crate::ring::receipt::Receipt;
 
 /// How long a group is gathered.
 const GROUP_AGE: Duration = Duration::from_millis(2);
@@ -26,7 +27,7 @@ const TICK: Duration = Duration::from_millis(100);
 const LONG_TICK: Duration = Duration::from_secs(1);
 /// … and how often while somebody waits for it.
 const SHORT_TICK: Duration = Duration::from_millis(5);
-/// What is written is reported at most this often: senders spool what is older than some of these.
+/// What is written is reported at most this often to who has no receipt: senders spool what is older than some of these.
 const WRITTEN_EVERY: Duration = Duration::from_millis(10);
 
 /// Runs until the run is finished, can't be closed, or belongs to another owner; `report` gets every [`Report`].
@@ -105,6 +106,8 @@ pub(super) struct Thread<R> {
     unwritten: BTreeSet<u32>,
     touched: BTreeSet<u32>,
     written_told: Instant,
+    /// Where writers see how far they are written.
+    pub(super) receipts: HashMap<u32, Receipt>,
     tokens: Vec<SyncToken>,
     rejected: Vec<(u32, String)>,
     unsynced: usize,
@@ -132,6 +135,7 @@ impl<R: Fn(Report)> Thread<R> {
             unwritten: BTreeSet::new(),
             touched: BTreeSet::new(),
             written_told: Instant::now(),
+            receipts: HashMap::new(),
             tokens: Vec::new(),
             rejected: Vec::new(),
             unsynced: 0,
@@ -178,9 +182,14 @@ impl<R: Fn(Report)> Thread<R> {
                 id,
                 host,
                 pid,
+                receipt,
                 reply,
             } => {
                 let registered = w.register(id, &host, pid);
+                match receipt {
+                    Some(receipt) => self.receipts.insert(registered.index, receipt),
+                    None => self.receipts.remove(&registered.index),
+                };
                 // Whoever speaks is not dead, and still has all that was to be brought in for it.
                 self.imports
                     .retain(|(import, _)| import.writer != registered.index);
@@ -283,6 +292,10 @@ impl<R: Fn(Report)> Thread<R> {
         if !w.try_write()? {
             return Ok(());
         }
+        self.unwritten.retain(|at| {
+            let seq = w.progress(*at).applied_seq;
+            !self.receipts.get(at).is_some_and(|r| r.tell(seq))
+        });
         if !self.unwritten.is_empty() && self.written_told.elapsed() >= WRITTEN_EVERY {
             let written = std::mem::take(&mut self.unwritten)
                 .into_iter()

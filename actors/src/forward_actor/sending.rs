@@ -1,19 +1,19 @@
 //! What the actor does after every message: spool what must be, send what may be, say how it goes.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use expman_model::Health;
 use expman_model::limits::HEALTH_EVERY;
-use ractor::ActorRef;
 
-use super::{ForwardMsg, ForwardState, Source};
+use super::{ForwardState, Source};
 use crate::link::carrier::FrameSender;
 use crate::link::frame::{Data, FlushRequest, Frame};
 use crate::outbox::SPOOL_LOST;
 
 impl ForwardState {
     /// Requests at once, data within the credit, markers and the goodbye in their place.
-    pub(super) fn pump(&mut self, myself: &ActorRef<ForwardMsg>) {
+    pub(super) fn pump(&mut self) {
+        self.outbox.look();
         // A batch gathers until it is due; but what was left out is told as soon as there is room, and a close waits for nothing.
         if self.closing.is_some() || self.args.ring.has_untold() {
             self.outbox.fill();
@@ -25,7 +25,7 @@ impl ForwardState {
             self.send_health(&link);
             self.send_goodbye(&link);
         }
-        self.spool(myself);
+        self.spool();
         self.tell_stats();
     }
 
@@ -148,7 +148,7 @@ impl ForwardState {
     }
 
     /// Keeps the promise that what was accepted is in a file soon, whatever the owner does.
-    fn spool(&mut self, myself: &ActorRef<ForwardMsg>) {
+    fn spool(&mut self) {
         let now = Instant::now();
         let is_left_alone = self.closing.is_some() && self.link.is_none();
         let spooled = if is_left_alone {
@@ -162,23 +162,7 @@ impl ForwardState {
         if let Err(what) = spooled {
             self.spool_failed(&what);
         }
-        let look = self.outbox.look_again();
-        match (&self.spool_look, look) {
-            (None, None) => return,
-            (Some((known, _)), Some(look)) if *known <= look => return,
-            _ => {}
-        }
-        // What was to be looked at is written by now, or something is due before it.
-        if let Some((_, off)) = self.spool_look.take() {
-            off.abort();
-        }
-        self.spool_look = look.map(|look| {
-            let after = look
-                .saturating_duration_since(now)
-                .max(Duration::from_millis(1));
-            let timer = myself.send_after(after, || ForwardMsg::SpoolDue);
-            (look, timer.abort_handle())
-        });
+        self.args.ring.watch(self.outbox.has_unwritten());
     }
 
     fn spool_failed(&mut self, what: &str) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use expman_model::limits::{FRAME_BYTES_MAX, HEARTBEAT};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 
 use crate::error::{MeshError, Result};
@@ -18,6 +18,8 @@ use crate::link::frame::{Frame, HEADER_BYTES};
 
 /// Ordered frames that may wait to be written; beyond, senders hold their data back.
 pub const QUEUE_FRAMES: usize = 256;
+/// Bytes read at once: a small frame comes with one call; of a large one the rest is read to where it belongs.
+const READ_BYTES: usize = 4 << 10;
 /// Bytes gathered for one write.
 const WRITE_BYTES: usize = 256 << 10;
 
@@ -74,7 +76,7 @@ pub trait Carrier: Send + Sync + 'static {
 
 /// Reads frames.
 pub struct FrameReader {
-    read: ReadHalf,
+    read: BufReader<ReadHalf>,
     bytes_max: usize,
 }
 
@@ -83,7 +85,7 @@ impl FrameReader {
     #[must_use]
     pub fn new(read: ReadHalf) -> Self {
         Self {
-            read,
+            read: BufReader::with_capacity(READ_BYTES, read),
             bytes_max: FRAME_BYTES_MAX,
         }
     }

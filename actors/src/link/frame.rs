@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{MeshError, Result};
 
 /// Both sides must speak the same one.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 /// Bytes in front of kind and body.
 pub const HEADER_BYTES: usize = 8;
 

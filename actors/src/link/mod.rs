@@ -3,5 +3,6 @@
 pub mod carrier;
 pub mod control;
 pub mod frame;
+mod halves;
 pub mod hello;
 pub mod unix;

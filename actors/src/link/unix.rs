@@ -18,6 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::error::{MeshError, Result};
 use crate::link::carrier::{Carrier, Connection};
+use crate::link::halves;
 
 /// The first byte of a link. As the first byte of a frame it would be a hello of 157 or 413 bytes.
 const PREAMBLE: u8 = 0x9d;
@@ -43,7 +44,7 @@ impl Carrier for UnixCarrier {
             .async_io(Interest::WRITABLE, || send_preamble(&stream, ring))
             .await
             .map_err(MeshError::io("greet the owner at", address))?;
-        Ok(connection(stream, None, None))
+        connection(stream, None, None)
     }
 
     fn listen(&self, address: &str) -> Result<UnixListener> {
@@ -72,9 +73,9 @@ impl Carrier for UnixCarrier {
             .map_err(MeshError::Link)?;
         match first {
             None => Err(MeshError::Link(ErrorKind::UnexpectedEof.into())),
-            Some(PREAMBLE) => Ok(connection(stream, None, ring)),
+            Some(PREAMBLE) => connection(stream, None, ring),
             // A process of protocol 1 begins with its hello: it shall be told so in words.
-            Some(other) => Ok(connection(stream, Some(other), None)),
+            Some(other) => connection(stream, Some(other), None),
         }
     }
 }
@@ -123,11 +124,15 @@ fn check(stream: &UnixStream, allowed: &[u32]) -> Result<()> {
 }
 
 /// `read_already` is put back in front of what is read.
-fn connection(stream: UnixStream, read_already: Option<u8>, ring: Option<OwnedFd>) -> Connection {
+fn connection(
+    stream: UnixStream,
+    read_already: Option<u8>,
+    ring: Option<OwnedFd>,
+) -> Result<Connection> {
     let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
     let peer_pid = peer.and_then(|pid| u32::try_from(pid).ok());
-    let (read, write) = stream.into_split();
-    Connection {
+    let (read, write) = halves::split(stream).map_err(MeshError::Link)?;
+    Ok(Connection {
         read: match read_already {
             Some(byte) => Box::new(io::Cursor::new([byte]).chain(read)),
             None => Box::new(read),
@@ -135,7 +140,7 @@ fn connection(stream: UnixStream, read_already: Option<u8>, ring: Option<OwnedFd
         write: Box::new(write),
         peer_pid,
         ring,
-    }
+    })
 }
 
 /// The folder for sockets: `$XDG_RUNTIME_DIR/expman-mesh`, or `/tmp/expman-mesh-UID`; mode 0700 and ours.

@@ -18,6 +18,32 @@ pub const LAST_SEQ_AT: usize = 128;
 pub const FIRST_UNTOLD_AT: usize = 192;
 /// `u64`: how the process said that its part ended, as [`end_code`]; 0 until it closes.
 pub const END_AT: usize = 256;
+/// `u64`, the one field that the owner writes: how far it has written, as [`receipt`]; 0 until it did.
+pub const RECEIPT_AT: usize = 320;
+
+/// Bits of a receipt that hold a sequence number; above them are the lowest of the owner's epoch.
+const SEQ_BITS: u32 = 48;
+
+/// What the owner of an epoch says when it has everything up to a sequence number in its file; one number, so that one
+/// store says it. `None` for a number that no process reaches.
+#[must_use]
+pub const fn receipt(epoch: u64, seq: u64) -> Option<u64> {
+    if seq >> SEQ_BITS == 0 {
+        Some(epoch << SEQ_BITS | seq)
+    } else {
+        None
+    }
+}
+
+/// The sequence number of a receipt, when the owner of this epoch wrote it: an earlier one counts no more.
+#[must_use]
+pub const fn receipt_of(epoch: u64, receipt: u64) -> Option<u64> {
+    if (receipt >> SEQ_BITS) == (epoch << SEQ_BITS) >> SEQ_BITS {
+        Some(receipt & ((1 << SEQ_BITS) - 1))
+    } else {
+        None
+    }
+}
 
 /// A status as the number that stands for it.
 #[must_use]

@@ -1,9 +1,9 @@
 //! What a dead process left in its ring, read through the descriptor that came with its link.
 //!
-//! The process may have been stopped between any two stores, and its memory may hold anything: the descriptor is only
-//! read, never mapped, and nothing in it is believed before it was checked.
+//! The process may have been stopped between any two stores, and its memory may hold anything: it is only read here,
+//! never mapped, and nothing in it is believed before it was checked.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use expman_model::record::RECORD_HEADER_BYTES;
 use expman_model::{Record, RunStatus};
@@ -40,11 +40,7 @@ impl Leftover {
     /// # Errors
     /// When the descriptor is no ring.
     pub fn read(fd: BorrowedFd<'_>) -> Result<Self> {
-        // Sealed memory can't be a pipe that blocks or a file that shrinks while it is read.
-        let seals = fcntl_get_seals(fd).map_err(|e| no_ring(&format!("it has no seals: {e}")))?;
-        if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
-            return Err(no_ring("it is not sealed"));
-        }
+        check_sealed(fd)?;
         let header = read_at(fd, 0, HEADER_BYTES)?;
         if header.get(..8) != Some(MAGIC.as_slice()) {
             return Err(no_ring("it does not begin like one"));
@@ -76,6 +72,16 @@ impl Leftover {
             end: end_of(long(&header, END_AT)),
             problem,
         })
+    }
+}
+
+/// Sealed memory can't be a pipe that blocks or a file that shrinks while it is used.
+pub(super) fn check_sealed(fd: impl AsFd) -> Result<()> {
+    let seals = fcntl_get_seals(fd).map_err(|e| no_ring(&format!("it has no seals: {e}")))?;
+    if seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
+        Ok(())
+    } else {
+        Err(no_ring("it is not sealed"))
     }
 }
 

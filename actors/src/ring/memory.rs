@@ -19,14 +19,15 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mun
 use rustix::process::{Resource, getrlimit};
 
 use super::layout::{
-    CAPACITY_AT, END_AT, FIRST_UNTOLD_AT, HEADER_BYTES, LAST_SEQ_AT, MAGIC, PLACE_AT,
+    CAPACITY_AT, END_AT, FIRST_UNTOLD_AT, HEADER_BYTES, LAST_SEQ_AT, MAGIC, PLACE_AT, RECEIPT_AT,
 };
 use crate::error::{MeshError, Result};
 
 /// No page is smaller; a larger one is made whole.
 const PAGE_BYTES: usize = 4096;
 
-/// See the module. Only the ring writes, under its lock, and only where nothing is published.
+/// See the module. Only the ring writes, under its lock, and only where nothing is published; but for the one field
+/// that is the owner's.
 #[derive(Debug)]
 pub(super) struct Memory {
     base: NonNull<u8>,
@@ -91,6 +92,11 @@ impl Memory {
     pub(super) fn set_end(&self, status: RunStatus) {
         let code = super::layout::end_code(status);
         self.field(END_AT).store(code.to_le(), Ordering::Release);
+    }
+
+    /// What the owner wrote there.
+    pub(super) fn receipt(&self) -> u64 {
+        u64::from_le(self.field(RECEIPT_AT).load(Ordering::Acquire))
     }
 
     /// Has the kernel make the pages up to this byte of the records, which is slow where memory is short or comes

@@ -1,6 +1,7 @@
 //! How processes join: who may, as which rank, with how much credit.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use expman_model::WriterId;
@@ -14,6 +15,7 @@ use crate::client_actor::ClientMsg;
 use crate::commit::Command;
 use crate::link::carrier::FrameSender;
 use crate::link::frame::{Frame, Hello, PROTOCOL, Welcome};
+use crate::ring::receipt::Receipt;
 
 impl RunActorState {
     /// Why a process may not join, if so.
@@ -70,6 +72,11 @@ impl RunActorState {
         };
         let known = hello.forwarding;
         let (reply, registered) = oneshot::channel();
+        let ring = ring.map(Arc::new);
+        let epoch = self.args.meta.owner_epoch;
+        let receipt = ring
+            .as_ref()
+            .and_then(|ring| Receipt::new(Arc::clone(ring), epoch));
         let process = Process {
             host: hello.host.clone(),
             pid: hello.pid,
@@ -80,6 +87,7 @@ impl RunActorState {
             id: writer,
             host: hello.host,
             pid: hello.pid,
+            receipt,
             reply,
         })
         .await;
@@ -122,7 +130,7 @@ impl RunActorState {
             rank,
             attempt: registered.attempt,
             world_size: self.args.meta.world_size,
-            epoch: self.args.meta.owner_epoch,
+            epoch,
             durable_seq: registered.durable_seq,
             forwarding: self.forwarding,
             credit: (OWNER_BUDGET_BYTES / ranks as usize).clamp(CREDIT_BYTES_MIN, CREDIT_BYTES_MAX),
