@@ -8,11 +8,16 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder};
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::ColumnDescPtr;
+use zstd::stream::raw::{Encoder, InBuffer, Operation, OutBuffer};
 
 use super::encode::{Page, put_head};
 
 /// Compression of pages; what it can't make smaller it passes over quickly.
 const ZSTD_LEVEL: i32 = 3;
+/// The first planes of floats, which are noise mostly, or nothing, and stay together.
+const PLANES_TOGETHER: usize = 6;
+/// Shorter planes are not worth blocks of their own.
+const PLANE_MIN: usize = 512;
 
 /// The least and the greatest value of some rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,11 +48,44 @@ impl Span {
 }
 
 /// Packs pages; kept, because making one costs more than a page.
-pub(super) struct Packer(zstd::bulk::Compressor<'static>);
+pub(super) struct Packer(Encoder<'static>);
 
 impl Packer {
     pub(super) fn new() -> std::io::Result<Self> {
-        zstd::bulk::Compressor::new(ZSTD_LEVEL).map(Self)
+        Encoder::new(ZSTD_LEVEL).map(Self)
+    }
+
+    /// Packs a page as one frame, which begins a block at each of these places: bytes that nothing can make smaller
+    /// spoil a block for the others.
+    fn pack(&mut self, plain: &[u8], blocks: &[usize], out: &mut Vec<u8>) -> std::io::Result<()> {
+        out.clear();
+        // More than any frame takes, with a head and checks of as many blocks.
+        out.resize(
+            zstd::zstd_safe::compress_bound(plain.len()) + 32 * (blocks.len() + 1),
+            0,
+        );
+        self.0.reinit()?;
+        self.0.set_pledged_src_size(Some(plain.len() as u64))?;
+        let mut output = OutBuffer::around(out.as_mut_slice());
+        let mut from = 0;
+        for &to in blocks.iter().chain([&plain.len()]) {
+            let mut input = InBuffer::around(&plain[from..to]);
+            while input.pos() < to - from {
+                self.0.run(&mut input, &mut output)?;
+            }
+            let open = if to == plain.len() {
+                self.0.finish(&mut output, true)?
+            } else {
+                self.0.flush(&mut output)?
+            };
+            if open > 0 {
+                return Err(std::io::Error::other("a packed page has no room"));
+            }
+            from = to;
+        }
+        let length = output.pos();
+        out.truncate(length);
+        Ok(())
     }
 }
 
@@ -96,7 +134,7 @@ impl<'a> Chunk<'a> {
 
     /// Adds the values that pages name by their number.
     pub(super) fn dictionary(&mut self, values: usize, plain: &[u8]) -> Result<(), ParquetError> {
-        self.put(Page::Dictionary(values), plain)?;
+        self.put(Page::Dictionary(values), plain, &[])?;
         self.dictionary_bytes = Some(self.bytes.len());
         self.encodings.push(Encoding::PLAIN);
         Ok(())
@@ -119,7 +157,16 @@ impl<'a> Chunk<'a> {
             Encoding::BYTE_STREAM_SPLIT => 9,
             other => return Err(ParquetError::NYI(format!("pages in {other}"))),
         };
-        self.put(Page::Rows(rows, number), plain)?;
+        // Each plane of bytes is a block of its own: those of a mantissa's end are noise.
+        let plane = rows - nulls;
+        let first = plain.len().saturating_sub(8 * plane);
+        let planes: Vec<usize> = match encoding {
+            Encoding::BYTE_STREAM_SPLIT if plane >= PLANE_MIN => {
+                (PLANES_TOGETHER..8).map(|n| first + n * plane).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.put(Page::Rows(rows, number), plain, &planes)?;
         if !self.encodings.contains(&encoding) {
             self.encodings.push(encoding);
         }
@@ -138,15 +185,12 @@ impl<'a> Chunk<'a> {
         Ok(())
     }
 
-    fn put(&mut self, page: Page, plain: &[u8]) -> Result<(), ParquetError> {
+    fn put(&mut self, page: Page, plain: &[u8], blocks: &[usize]) -> Result<(), ParquetError> {
         narrow(plain.len())?;
         let at = self.bytes.len();
         let stored = match &mut self.packer {
             Some(packer) => {
-                self.packed.clear();
-                self.packed
-                    .reserve(zstd::zstd_safe::compress_bound(plain.len()));
-                packer.0.compress_to_buffer(plain, &mut self.packed)?;
+                packer.pack(plain, blocks, &mut self.packed)?;
                 self.packed.as_slice()
             }
             None => plain,
