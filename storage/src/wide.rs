@@ -36,7 +36,7 @@ const PREFIX: &str = "metric:";
 /// Cells of one batch, nulls included, unless a single call has more.
 const BATCH_CELLS: usize = 1 << 20;
 /// Calls of one batch.
-const BATCH_CALLS: usize = 16_384;
+const BATCH_CALLS: usize = 4_096;
 
 /// The column of a metric.
 ///
@@ -517,7 +517,7 @@ mod tests {
         let wide = Wide::new(&rows);
         let sizes = (0..wide.pieces()).map(|at| wide.piece(at).unwrap().num_rows());
         let sizes: Vec<usize> = sizes.collect();
-        assert_eq!((sizes.len(), sizes.iter().sum::<usize>()), (3, 40_000));
+        assert_eq!((sizes.len(), sizes.iter().sum::<usize>()), (10, 40_000));
         assert_eq!(Wide::new(&Rows::default()).pieces(), 0);
     }
 

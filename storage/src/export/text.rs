@@ -20,6 +20,8 @@ use expman_model::time::put_stamp;
 use super::Format;
 use crate::error::{At, Result};
 
+/// Most cells are shorter, comma included.
+const CELL_BYTES: usize = 20;
 /// Digits of a second.
 const MICROS: usize = 6;
 
@@ -79,7 +81,7 @@ impl TextTable {
     ) -> Result<Vec<u8>> {
         let columns = batch.columns().iter().map(Cells::of);
         let columns: Vec<_> = columns.collect::<Result<_, _>>().at("encode", path)?;
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(batch.num_rows() * columns.len() * CELL_BYTES);
         for row in 0..batch.num_rows() {
             if self.format == Format::Json {
                 let begins = is_first && row == 0;
