@@ -1,41 +1,24 @@
 //! What was accepted and is not durable yet: an index of batches, oldest first, whose bytes lie in the spool or, the
 //! younger ones, in the ring. Nothing is kept a second time in memory; a frame is built from where the bytes are.
 
+mod batch;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use expman_model::limits::{BATCH_BYTES, SPOOL_AFTER};
-use expman_storage::spool::{Slot, Spool};
+use expman_storage::spool::Spool;
 
+use self::batch::{Batch, Place};
 use crate::link::frame::Ack;
-use crate::ring::{Cut, Ring, gap};
+use crate::ring::Ring;
 
 /// How long a spool that failed is left alone.
 const SPOOL_REST: Duration = Duration::from_secs(1);
 /// Reason of gaps for records that were in the spool and can't be read back.
 pub const SPOOL_LOST: &str = "spool lost";
-
-/// Where the bytes of a batch are.
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    Ring {
-        at: usize,
-    },
-    Spool(Slot),
-    /// Nowhere any more: a gap is sent in its place.
-    Lost,
-}
-
-#[derive(Debug)]
-struct Batch {
-    first_seq: u64,
-    last_seq: u64,
-    len: usize,
-    since: Instant,
-    place: Place,
-}
 
 /// A batch ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -369,33 +352,6 @@ impl Outbox {
             durable_seq: self.known.durable_seq,
             lost: self.lost,
         }
-    }
-}
-
-impl Batch {
-    /// Whether what was cut lies right behind it and makes it no larger than a batch: then it belongs to it.
-    fn takes(&mut self, cut: Cut, capacity: usize) -> bool {
-        let Place::Ring { at } = self.place else {
-            return false;
-        };
-        let fits = (at + self.len) % capacity == cut.at && self.len + cut.len <= BATCH_BYTES;
-        if fits {
-            self.last_seq = cut.last_seq;
-            self.len += cut.len;
-        }
-        fits
-    }
-
-    const fn count(&self) -> u64 {
-        self.last_seq - self.first_seq + 1
-    }
-
-    /// The gap that stands for it; it takes the last of its own numbers.
-    fn told_as_lost(&self) -> Vec<u8> {
-        let range = (self.first_seq, self.last_seq);
-        let mut bytes = Vec::new();
-        gap(self.last_seq, range, self.count(), SPOOL_LOST).encode(&mut bytes);
-        bytes
     }
 }
 

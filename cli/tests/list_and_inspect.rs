@@ -245,20 +245,27 @@ fn a_log_damaged_in_its_middle_gives_what_stands_before() {
     let log = live.log_file();
     let path = live.crash();
     let mut bytes = fs::read(&log).unwrap();
-    let half = bytes.len() / 2;
-    bytes[half] ^= 0xFF;
-    fs::write(&log, &bytes).unwrap();
+    let magic = bytes[..4].to_vec();
+    let frames = bytes.windows(4).enumerate().filter(|(_, w)| *w == magic);
+    let frames: Vec<usize> = frames.map(|(at, _)| at).collect();
+    let middle = frames[frames.len() / 2];
     let name = path.display().to_string();
-    let done = base.expman(&["inspect", &name, "--json"]).expect(4);
-    let rows = done.json()["rows"].as_u64().unwrap();
-    assert!(rows > 0 && rows < 18, "{done:?}");
-    let done = base
-        .expman(&["export", &name, "-f", "jsonl", "--long"])
-        .expect(4);
-    assert_eq!(done.out.lines().count() as u64, rows);
-    assert!(done.err.contains("is damaged at byte"), "{done:?}");
+    // In its length, its checksum, its content.
+    for damaged in [middle + 5, middle + 9, middle + 30] {
+        bytes[damaged] ^= 0xFF;
+        fs::write(&log, &bytes).unwrap();
+        let done = base.expman(&["inspect", &name, "--json"]).expect(4);
+        let rows = done.json()["rows"].as_u64().unwrap();
+        assert!(rows > 0 && rows < 18, "{done:?}");
+        let done = base
+            .expman(&["export", &name, "-f", "jsonl", "--long"])
+            .expect(4);
+        assert_eq!(done.out.lines().count() as u64, rows);
+        let place = format!("is damaged at byte {middle}");
+        assert!(done.err.contains(&place), "{done:?}");
+        bytes[damaged] ^= 0xFF;
+    }
     // A torn tail is what every crash leaves, and no damage.
-    bytes[half] ^= 0xFF;
     bytes.truncate(bytes.len() - 3);
     fs::write(&log, &bytes).unwrap();
     base.expman(&["inspect", &name]).expect(0);

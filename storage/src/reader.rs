@@ -10,7 +10,7 @@ use crate::error::{Result, StorageError};
 use crate::layout::{RunDir, SegmentFile};
 use crate::rows::{Row, Rows};
 use crate::scan::{self, Sealed};
-use crate::wal::{Frame, WalReader};
+use crate::wal::{Frame, Next, WRONG_LENGTH, WalReader};
 
 /// How often a snapshot starts again when files move under it.
 pub(crate) const ATTEMPTS: u32 = 8;
@@ -263,7 +263,9 @@ pub(crate) fn drain(
     each: &mut dyn FnMut(&Rows),
 ) -> Result<u64> {
     let mut seen = 0;
+    let mut looked_behind = None;
     loop {
+        let offset = reader.offset();
         match reader.next_frame()? {
             Ok(Frame::Batch(batch)) => {
                 let n = batch.rows.len() as u64;
@@ -274,12 +276,17 @@ pub(crate) fn drain(
                 each(&batch.rows);
             }
             Ok(Frame::Header(_) | Frame::Writer(_)) => {}
-            Err(crate::wal::Next::End) => return Ok(seen),
-            Err(crate::wal::Next::Bad(what)) => {
+            Err(Next::End) if !reader.frame_behind(offset)? => return Ok(seen),
+            // Its owner may have finished it between the two looks.
+            Err(Next::End) if looked_behind != Some(offset) => looked_behind = Some(offset),
+            Err(end) => {
+                let what = match &end {
+                    Next::Bad(what) => what,
+                    Next::End => WRONG_LENGTH,
+                };
                 problems.push(format!(
-                    "{} is damaged at byte {}: {what}",
+                    "{} is damaged at byte {offset}: {what}",
                     reader.path().display(),
-                    reader.offset()
                 ));
                 return Ok(seen);
             }

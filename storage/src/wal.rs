@@ -17,6 +17,7 @@ use expman_model::limits::FRAME_BYTES_MAX;
 use expman_model::{RunId, WriterId};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::read::WRONG_LENGTH;
 pub use self::read::{FrameDecoder, Next, WalReader};
 use crate::rows::Rows;
 

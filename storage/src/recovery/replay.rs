@@ -12,7 +12,7 @@ use crate::layout::WalFile;
 use crate::rows::Rows;
 use crate::run_writer::{WAL_FORMAT, apply_others};
 use crate::state::RunState;
-use crate::wal::{BatchFrame, Frame, Next, WalHeader, WalReader};
+use crate::wal::{BatchFrame, Frame, Next, WRONG_LENGTH, WalHeader, WalReader};
 
 /// Why records are missing that had been written.
 const DAMAGED: &str = "damaged on disk";
@@ -226,9 +226,7 @@ impl<'a> Replay<'a> {
             Next::Bad(_) if last && reader.ends_blank()? && !reader.frame_behind(offset)? => None,
             Next::Bad(what) => Some(what.as_str()),
             Next::End if !last => Some("the last frame is cut off"),
-            Next::End if reader.frame_behind(offset)? => {
-                Some("a frame claims to be longer than the log, and is not cut off")
-            }
+            Next::End if reader.frame_behind(offset)? => Some(WRONG_LENGTH),
             Next::End => None,
         };
         if let Some(what) = damage {

@@ -182,6 +182,10 @@ impl FrameDecoder {
     }
 }
 
+/// What [`WalReader::frame_behind`] finds.
+pub(crate) const WRONG_LENGTH: &str =
+    "a frame claims to be longer than the log, and is not cut off";
+
 /// Reads a log from its start, also while it grows and after it was unlinked.
 #[derive(Debug)]
 pub struct WalReader {
