@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("program")
     parser.add_argument("names", nargs="*", help="pieces of work; all when left out")
     parser.add_argument("--write", action="store_true", help="take the counts as the new bounds")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     listed = subprocess.run([args.program], capture_output=True, text=True, check=True).stdout
     pieces = [line.split("\t") for line in listed.splitlines()]
     known = json.loads(BOUNDS.read_text()) if BOUNDS.exists() else {"counts": {}}
