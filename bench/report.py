@@ -27,7 +27,7 @@ and took {minutes:.0f} minutes here; `just bench quick` is a developer's minute.
 
 - {machine}
 - {versions}
-- {rounds} interleaved rounds, in which everybody has a turn, in turning order;
+- {rounds}, in which everybody has a turn, in turning order;
   medians, and in brackets the smallest and the largest
 - who stores fewer than 10,000 rows a second is given fewer, and one round where that takes long
 - the values are those of `random.Random({seed})`
@@ -46,6 +46,8 @@ class Section:
     name: str
     module: ModuleType
     results: Results = field(default_factory=list)
+    rounds: int = 0
+    """Whole ones, in which everybody had a turn."""
     secs: float = 0.0
 
     @property
@@ -154,10 +156,20 @@ def contenders(bench: Bench) -> str:
     return "## What was compared\n\n" + "\n".join(lines)
 
 
+def told_rounds(sections: list[Section]) -> str:
+    """How many rounds there were, and of what there were fewer."""
+    most = max(section.rounds for section in sections)
+    fewer = [s for s in sections if s.rounds < most]
+    told = f"{most} interleaved round{'' if most == 1 else 's'}"
+    if fewer:
+        titles = ", ".join(f"{s.module.TITLE} ({s.rounds})" for s in fewer)
+        told += f", ended early with fewer whole ones of: {titles}"
+    return told
+
+
 def markdown(
     bench: Bench,
     sections: list[Section],
-    rounds: int,
     secs: float,
     began: float,
     load: float,
@@ -181,7 +193,7 @@ def markdown(
         minutes=secs / 60,
         machine=machine.described(began, load),
         versions=", ".join(known),
-        rounds=rounds,
+        rounds=told_rounds(sections),
         seed=data.SEED,
         aside="; ".join(aside) or "everybody could be installed and measured",
     )

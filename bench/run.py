@@ -6,6 +6,7 @@
 
 Rounds are interleaved: everybody has a turn in each, in turning order, so that a machine which
 gets slower or faster meanwhile is so for all of them. Names may be shortened.
+Ctrl-C ends the measuring; the report then says how many rounds there were.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -60,6 +62,18 @@ def measured(bench: Bench, section: Section, name: str, turn: int) -> None:
         section.results.append({"order": order, **facts, **each})
         short = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in each.items()}
         bench.say(f"   {each.get('contender', name)}: {short}")
+
+
+def rounds(bench: Bench, sections: list[Section], count: int, loads: list[float]) -> None:
+    for turn in range(count):
+        for section in sections:
+            bench.say(f"round {turn + 1} of {count}: {section.module.TITLE}")
+            since = time.monotonic()
+            for name in turned(section.module.names(bench), turn):
+                measured(bench, section, name, turn)
+            section.rounds += 1
+            section.secs += time.monotonic() - since
+            loads.append(os.getloadavg()[0])
 
 
 def arguments() -> argparse.Namespace:
@@ -117,16 +131,15 @@ def main() -> int:
             args.venvs.resolve(), Path(scratch).resolve(), sizes or bench_module.Sizes(), wanted
         )
         bench.exp = args.exp.resolve() if args.exp and args.exp.is_file() else None
-        for turn in range(args.rounds):
-            for section in sections:
-                bench.say(f"round {turn + 1} of {args.rounds}: {section.module.TITLE}")
-                since = time.monotonic()
-                for name in turned(section.module.names(bench), turn):
-                    measured(bench, section, name, turn)
-                section.secs += time.monotonic() - since
-                loads.append(os.getloadavg()[0])
+        # Also where a shell has its children ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            rounds(bench, sections, args.rounds, loads)
+        except KeyboardInterrupt:
+            tree.clear()
+            bench.say("ended early: the report has what was measured until now")
         secs = time.time() - began
-        text = report.markdown(bench, sections, args.rounds, secs, began, max(loads), args.images)
+        text = report.markdown(bench, sections, secs, began, max(loads), args.images)
     if args.output:
         args.output.write_text(text)
         bench.say(f"written: {args.output}")
