@@ -7,6 +7,13 @@
 #   text    capturing, searching and folding of text, only printed; see bench/text.py
 source "$(dirname "$0")/common.sh"
 
+case "${1:-} $*" in
+scale*-h | scale*--help) exec "${PYTHON:-python3}" -B bench/scale.py --help ;;
+view*-h | view*--help) exec "${PYTHON:-python3}" -B bench/view.py --help ;;
+text*-h | text*--help) exec "${PYTHON:-python3}" -B bench/text.py --help ;;
+*-h | *--help) exec "${PYTHON:-python3}" -B bench/run.py --help ;;
+esac
+
 BENCH=target/bench
 PYTHON=${PYTHON:-python3}
 wheel=$(compgen -G 'target/wheels/expman_mesh-*.whl' | head -n1) ||
