@@ -1,83 +1,20 @@
 //! The runs below a folder, found by walking it: `BASE/EXPERIMENT/RUN`.
 
+mod entry;
 mod near;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use expman_model::{RunMeta, RunStatus};
 use serde::{Deserialize, Serialize};
 
+use self::entry::kind_of;
+pub use self::entry::{RunEntry, RunKind, key_of};
 use crate::error::{At, Result, StorageError};
-use crate::layout::{RunDir, children};
+use crate::layout::children;
 use crate::spread::spread;
 use crate::stamp::FileStamp;
-use crate::{durable, edits, goodbyes, lock, yaml};
-
-/// Who wrote a run folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RunKind {
-    /// This project.
-    Mesh,
-    /// expman-rs.
-    ExpmanRs,
-}
-
-/// One run folder.
-#[derive(Debug, Clone)]
-pub struct RunEntry {
-    /// Opaque, stable and safe in a URL.
-    pub key: String,
-    /// Folder above.
-    pub experiment: String,
-    /// Folder.
-    pub run: String,
-    /// Where it is.
-    pub dir: RunDir,
-    /// Who wrote it.
-    pub kind: RunKind,
-    /// Whether a process holds the run's lock. Of another tool's run that is not known, and of one that has ended
-    /// it is told by [`Catalog::runs`] and [`open_run`] only: the others don't look.
-    pub owned: bool,
-    /// Its record, as it is true now; where that is broken, one made from the folder's name.
-    pub meta: RunMeta,
-    /// What is wrong with it.
-    pub problem: Option<String>,
-}
-
-impl RunEntry {
-    /// Whether more is to come. A run that has ended may still be owned, while its files are merged.
-    #[must_use]
-    pub const fn is_live(&self) -> bool {
-        self.owned && !self.meta.status.is_finished()
-    }
-
-    /// Lays over the record what stands beside it, and what is true because somebody owns the run or nobody does.
-    fn complete(&mut self, may_have_edits: bool, has_metrics: bool) {
-        let meta = &mut self.meta;
-        if may_have_edits {
-            for (_, edit) in edits::pending(&self.dir) {
-                edit.apply_to(meta);
-            }
-        }
-        self.run.clone_into(&mut meta.name);
-        self.experiment.clone_into(&mut meta.experiment);
-        if self.kind != RunKind::Mesh {
-            return;
-        }
-        meta.without_delivered();
-        if !self.owned {
-            meta.without_owner();
-        } else if self.problem.is_some() {
-            meta.status = RunStatus::Running;
-        }
-        if self.problem.is_none() && !has_metrics {
-            let metrics = self.dir.metrics();
-            self.problem = Some(format!("{} is missing", metrics.display()));
-        }
-    }
-}
+use crate::yaml;
 
 /// `experiment.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -160,7 +97,7 @@ impl Place {
     }
 
     fn look(&self) -> RunEntry {
-        entry(&self.experiment, &self.run, &self.root, self.kind)
+        entry::look(&self.experiment, &self.run, &self.root, self.kind)
     }
 }
 
@@ -237,7 +174,7 @@ impl Catalog {
             let made = spread(&runs, |(run, root)| {
                 let entry = match near::ended(&folder, Path::new(run)) {
                     Some(ended) => near::believed(&name, run, root, ended),
-                    None => entry(&name, run, root, kind_of(root)?),
+                    None => entry::look(&name, run, root, kind_of(root)?),
                 };
                 Some(make(entry))
             });
@@ -295,18 +232,12 @@ pub fn open_run(root: &Path) -> Result<RunEntry> {
             .map(|n| n.to_string_lossy().into_owned())
             .unwrap_or_default()
     };
-    Ok(entry(&part(full.parent()), &part(Some(&full)), root, kind))
-}
-
-/// The opaque key of a run.
-#[must_use]
-pub fn key_of(experiment: &str, run: &str) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher
-        .update(experiment.as_bytes())
-        .update(b"\0")
-        .update(run.as_bytes());
-    hasher.finalize().to_hex()[..16].to_owned()
+    Ok(entry::look(
+        &part(full.parent()),
+        &part(Some(&full)),
+        root,
+        kind,
+    ))
 }
 
 /// Names and paths of the folders in a folder; none when it is missing.
@@ -319,77 +250,4 @@ fn folders(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut found: Vec<_> = found.map(|(name, entry)| (name, entry.path())).collect();
     found.sort();
     Ok(found)
-}
-
-fn kind_of(root: &Path) -> Option<RunKind> {
-    if root.join(".expman").is_dir() || declares_format(root) {
-        return Some(RunKind::Mesh);
-    }
-    [
-        "run.yaml",
-        "metrics.parquet",
-        "vectors.parquet",
-        "events.jsonl",
-    ]
-    .iter()
-    .any(|f| root.join(f).is_file())
-    .then_some(RunKind::ExpmanRs)
-}
-
-/// Whether `run.yaml` is one of ours, as in a finished run that was copied without its machinery.
-fn declares_format(root: &Path) -> bool {
-    use std::io::Read;
-    let mut head = [0; 7];
-    durable::open_read(&root.join("run.yaml")).is_ok_and(|mut f| f.read_exact(&mut head).is_ok())
-        && head == DECLARED
-}
-
-/// How our records begin.
-const DECLARED: [u8; 7] = *b"format:";
-
-fn entry(experiment: &str, run: &str, root: &Path, kind: RunKind) -> RunEntry {
-    let dir = RunDir::at(root);
-    // The lock first: an owner that ends in between has written how it ended.
-    let owned = kind == RunKind::Mesh && lock::is_owned(&dir);
-    let named = RunMeta {
-        name: run.to_owned(),
-        experiment: experiment.to_owned(),
-        ..RunMeta::default()
-    };
-    let (mut meta, problem) = match read_meta(&dir, kind) {
-        Ok(Some(meta)) => (meta, None),
-        Ok(None) => (named, Some(format!("{} is missing", dir.meta().display()))),
-        Err(e) => (named, Some(e.to_string())),
-    };
-    // Who ended well needs nobody's goodbye; of whom it did not, the ranks may have.
-    if kind == RunKind::Mesh
-        && !meta.status.is_finished()
-        && let Ok(Some(told)) = goodbyes::read(&dir)
-    {
-        // Its owner may have written the record, and taken lines away, between the two looks.
-        if owned && let Ok(Some(newer)) = read_meta(&dir, kind) {
-            meta = newer;
-        }
-        goodbyes::lay_over(told, &mut meta);
-    }
-    let has_metrics = kind != RunKind::Mesh || dir.metrics().is_file();
-    let mut entry = RunEntry {
-        key: key_of(experiment, run),
-        experiment: experiment.to_owned(),
-        run: run.to_owned(),
-        dir,
-        kind,
-        owned,
-        meta,
-        problem,
-    };
-    entry.complete(true, has_metrics);
-    entry
-}
-
-fn read_meta(dir: &RunDir, kind: RunKind) -> Result<Option<RunMeta>> {
-    match kind {
-        RunKind::Mesh => yaml::read(&dir.meta()),
-        RunKind::ExpmanRs => crate::legacy::read_meta(dir),
-    }
 }

@@ -38,6 +38,7 @@ pub mod stamp;
 mod state;
 pub mod tail;
 pub mod text;
+mod varint;
 pub mod wal;
 pub mod wide;
 pub mod yaml;

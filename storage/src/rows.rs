@@ -13,10 +13,13 @@ pub use self::arrow::schema;
 pub use self::order::{Group, Order};
 pub use crate::keys::KeyTable;
 
-/// The kind of a row whose value is a float.
+/// The kinds of value, as the column `kind` and the commit log number them.
 pub(crate) const FLOAT: u8 = 0;
-/// The kind of a row whose value is a text.
+pub(crate) const INT: u8 = 1;
+pub(crate) const BOOL: u8 = 2;
 pub(crate) const TEXT: u8 = 3;
+/// All of them, each at its number.
+pub(crate) const KINDS: [u8; 4] = [FLOAT, INT, BOOL, TEXT];
 
 /// One row, borrowed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -126,8 +129,8 @@ impl Rows {
     pub(crate) fn put(&mut self, key: u32, value: ValueRef<'_>) {
         let (kind, bits) = match value {
             ValueRef::Float(x) => (FLOAT, x.to_bits()),
-            ValueRef::Int(i) => (1, i.cast_unsigned()),
-            ValueRef::Bool(b) => (2, u64::from(b)),
+            ValueRef::Int(i) => (INT, i.cast_unsigned()),
+            ValueRef::Bool(b) => (BOOL, u64::from(b)),
             ValueRef::Text(s) => {
                 self.texts.push(s.into());
                 (TEXT, self.texts.len() as u64 - 1)
@@ -225,8 +228,8 @@ impl Rows {
         let bits = self.bits[i];
         match self.kind[i] {
             FLOAT => ValueRef::Float(f64::from_bits(bits)),
-            1 => ValueRef::Int(bits.cast_signed()),
-            2 => ValueRef::Bool(bits != 0),
+            INT => ValueRef::Int(bits.cast_signed()),
+            BOOL => ValueRef::Bool(bits != 0),
             _ => ValueRef::Text(self.texts.get(place(bits)).map_or("", |t| t)),
         }
     }

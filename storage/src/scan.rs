@@ -24,7 +24,7 @@ use crate::guard::guarded;
 use crate::nesting;
 use crate::pread::Shared;
 use crate::reader::Filter;
-use crate::rows::Row;
+use crate::rows::{BOOL, FLOAT, INT, Row, TEXT};
 use crate::segment::claimed_hi;
 
 /// Rows decoded at once.
@@ -367,10 +367,10 @@ pub fn each_row(path: &Path, batch: &RecordBatch, mut each: impl FnMut(&Row<'_>)
             timestamp_us: timestamp.value(i),
             attempt: attempt.value(i) as u32,
             seq: seq.value(i) as u64,
-            value: match kind.value(i) {
-                0 => ValueRef::Float(value.value(i)),
-                1 => ValueRef::Int(int.value(i)),
-                2 => ValueRef::Bool(int.value(i) != 0),
+            value: match u8::try_from(kind.value(i)).unwrap_or(TEXT) {
+                FLOAT => ValueRef::Float(value.value(i)),
+                INT => ValueRef::Int(int.value(i)),
+                BOOL => ValueRef::Bool(int.value(i) != 0),
                 _ => ValueRef::Text(text.value(i)),
             },
         });

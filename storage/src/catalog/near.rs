@@ -10,7 +10,7 @@ use expman_model::RunMeta;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 
-use super::{RunEntry, RunKind, key_of};
+use super::entry::{DECLARED, RunEntry, RunKind};
 use crate::layout::RunDir;
 use crate::yaml;
 
@@ -29,7 +29,7 @@ pub(super) struct Ended {
 pub(super) fn ended(at: impl AsFd, run: &Path) -> Option<Ended> {
     let at = at.as_fd();
     let bytes = read(at, &run.join("run.yaml"))?;
-    if !bytes.starts_with(&super::DECLARED) {
+    if !bytes.starts_with(&DECLARED) {
         return None;
     }
     let meta: RunMeta = yaml::quick(&bytes).filter(|meta: &RunMeta| meta.status.is_finished())?;
@@ -46,18 +46,7 @@ pub(super) fn ended(at: impl AsFd, run: &Path) -> Option<Ended> {
 /// A run that has ended, as its record says.
 pub(super) fn believed(experiment: &str, run: &str, root: &Path, ended: Ended) -> RunEntry {
     let dir = RunDir::at(root);
-    let Ended { meta, .. } = ended;
-    let kind = RunKind::Mesh;
-    let mut entry = RunEntry {
-        key: key_of(experiment, run),
-        experiment: experiment.to_owned(),
-        run: run.to_owned(),
-        dir,
-        kind,
-        owned: false,
-        meta,
-        problem: None,
-    };
+    let mut entry = RunEntry::new(experiment, run, dir, RunKind::Mesh, ended.meta);
     entry.complete(ended.has_edits, ended.has_metrics);
     entry
 }

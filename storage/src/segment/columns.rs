@@ -11,9 +11,10 @@ use parquet::schema::types::SchemaDescriptor;
 use super::PAGE_ROWS;
 use super::chunk::{Chunk, Packer, Span};
 use super::encode::{
-    put_differences, put_number, put_presence, put_runs, put_same_presence, put_text, width_for,
+    put_differences, put_presence, put_runs, put_same_presence, put_text, width_for,
 };
-use crate::rows::{Call, FLOAT, Order, Rows, TEXT};
+use crate::rows::{Call, KINDS, Order, Rows};
+use crate::varint::put_number;
 
 /// Names of a row group that take more bytes are written where they stand: who looks for one should not read all.
 const NAMES_BYTES_MAX: usize = 1 << 20;
@@ -29,7 +30,7 @@ pub(super) struct Columns<'a> {
     places: &'a [u32],
     calls: Vec<u32>,
     /// Of all rows: which kinds of value there are, whether all have a step.
-    kinds: [bool; 4],
+    kinds: [bool; KINDS.len()],
     have_steps: bool,
     /// Numbers in a dictionary, or whether there is a value.
     numbers: Vec<u32>,
@@ -44,7 +45,7 @@ impl<'a> Columns<'a> {
             packer: Packer::new()?,
             places: &[],
             calls: Vec::new(),
-            kinds: [FLOAT, 1, 2, TEXT].map(|kind| rows.kind.contains(&kind)),
+            kinds: KINDS.map(|kind| rows.kind.contains(&kind)),
             have_steps: !rows.has_stepless(),
             numbers: Vec::new(),
             plain: Vec::new(),
@@ -66,10 +67,10 @@ impl<'a> Columns<'a> {
         for column in 0..self.schema.num_columns() {
             let (bytes, close) = match column {
                 0 => self.names(order, from, to),
-                1 => self.few(column, |call| call.rank),
+                1 => self.few_of_calls(column, |call| call.rank),
                 2 => self.steps(),
                 3 => self.rising(column, |call| call.timestamp),
-                4 => self.few(column, |call| call.attempt),
+                4 => self.few_of_calls(column, |call| call.attempt),
                 5 => self.rising(column, |call| call.seq),
                 6 => self.kinds(),
                 7 => self.floats(),
@@ -132,17 +133,24 @@ impl<'a> Columns<'a> {
         chunk.close()
     }
 
-    /// A column of numbers, few of which differ.
-    fn few(&mut self, column: usize, of: impl Fn(&Call) -> i32) -> Column {
+    /// A column of numbers that calls have, few of which differ.
+    fn few_of_calls(&mut self, column: usize, of: impl Fn(&Call) -> i32) -> Column {
         let calls = &self.rows.calls;
         let first = calls.first().map_or(0, &of);
         if calls.iter().all(|call| of(call) == first) {
             return self.constant(column, first);
         }
-        let value = |call: &u32| of(&calls[*call as usize]);
+        let places = std::mem::take(&mut self.calls);
+        let done = self.few(column, places.iter().map(|&call| of(&calls[call as usize])));
+        self.calls = places;
+        done
+    }
+
+    /// A column of numbers, few of which differ.
+    fn few(&mut self, column: usize, values: impl Iterator<Item = i32> + Clone) -> Column {
         let mut known: Vec<i32> = Vec::new();
         let mut last = None;
-        for value in self.calls.iter().map(value) {
+        for value in values.clone() {
             if last != Some(value) {
                 last = Some(value);
                 if let Err(at) = known.binary_search(&value) {
@@ -152,7 +160,7 @@ impl<'a> Columns<'a> {
         }
         let mut last = None;
         let mut number = 0;
-        let numbers = self.calls.iter().map(value).map(|value| {
+        let numbers = values.map(|value| {
             if last != Some(value) {
                 last = Some(value);
                 let at = known.partition_point(|known| *known < value);
@@ -184,29 +192,11 @@ impl<'a> Columns<'a> {
     /// The column `kind`.
     fn kinds(&mut self) -> Column {
         if self.kinds.iter().filter(|there| **there).count() == 1 {
-            let kind = (0..).zip(self.kinds).find(|(_, there)| *there);
-            return self.constant(6, kind.map_or(0, |(kind, _)| kind));
+            let kind = KINDS.into_iter().zip(self.kinds).find(|(_, there)| *there);
+            return self.constant(6, kind.map_or(0, |(kind, _)| kind.into()));
         }
-        self.numbers.clear();
-        let kind = |&i: &u32| u32::from(self.rows.kind[i as usize]);
-        self.numbers.extend(self.places.iter().map(kind));
-        let mut seen = [false; 4];
-        for &n in &self.numbers {
-            seen[n as usize & 3] = true;
-        }
-        let known: Vec<i32> = (0..4)
-            .zip(seen)
-            .filter(|(_, seen)| *seen)
-            .map(|(n, _)| n)
-            .collect();
-        let mut number = [0; 4];
-        for (n, kind) in (0..).zip(&known) {
-            number[kind.unsigned_abs() as usize & 3] = n;
-        }
-        for n in &mut self.numbers {
-            *n = number[*n as usize & 3];
-        }
-        self.numbered(6, &known)
+        let (rows, places) = (self.rows, self.places);
+        self.few(6, places.iter().map(|&i| rows.kind[i as usize].into()))
     }
 
     fn numbered(&mut self, column: usize, known: &[i32]) -> Column {

@@ -1,24 +1,12 @@
 //! Values as the bytes of Parquet pages: the encodings that files of rows are written in.
 
+use crate::varint::{put_number, put_signed};
+
 /// Values of a block of differences, and of each of its four parts: what other writers of 64-bit numbers use.
 const BLOCK: usize = 256;
 const PART: usize = BLOCK / 4;
 /// So many equal values are a run.
 const RUN: usize = 8;
-
-/// Adds an unsigned LEB128.
-pub(super) fn put_number(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push(n.to_le_bytes()[0] | 0x80);
-        n >>= 7;
-    }
-    out.push(n.to_le_bytes()[0]);
-}
-
-/// Adds a signed one.
-pub(super) fn put_signed(out: &mut Vec<u8>, n: i64) {
-    put_number(out, ((n << 1) ^ (n >> 63)).cast_unsigned());
-}
 
 /// How many bits a number takes.
 const fn bits(n: u64) -> u32 {

@@ -23,7 +23,8 @@ use expman_model::codec::{Reader, put_bytes};
 use expman_model::record::ValueRef;
 
 use super::PAYLOAD_BYTES_MAX;
-use crate::rows::{Call, FLOAT, Rows, TEXT};
+use crate::rows::{BOOL, Call, FLOAT, INT, Rows, TEXT};
+use crate::varint::{put_number, put_signed, take_number, take_signed, unzigzag, zigzag};
 
 /// Of a call that has a step.
 const STEP: u8 = 1;
@@ -36,40 +37,6 @@ const ZSTD_LEVEL: i32 = 1;
 
 /// Ends the payload.
 const END: u8 = 0xED;
-
-const BOOL: u8 = 2;
-
-fn put_number(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push(n.to_le_bytes()[0] | 0x80);
-        n >>= 7;
-    }
-    out.push(n.to_le_bytes()[0]);
-}
-
-fn take_number(r: &mut Reader<'_>, what: &'static str) -> Result<u64, CodecError> {
-    let mut n = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = r.u8(what)?;
-        let bits = u64::from(byte & 0x7F);
-        if shift == 63 && bits > 1 {
-            break;
-        }
-        n |= bits << shift;
-        if byte < 0x80 {
-            return Ok(n);
-        }
-    }
-    Err(CodecError::Unknown { what, value: n })
-}
-
-const fn zigzag(n: i64) -> u64 {
-    ((n << 1) ^ (n >> 63)).cast_unsigned()
-}
-
-const fn unzigzag(n: u64) -> i64 {
-    ((n >> 1) ^ (n & 1).wrapping_neg()).cast_signed()
-}
 
 /// Adds the calls of these rows; `told` is handed the number of every name that they have.
 pub(super) fn put(out: &mut Vec<u8>, rows: &Rows, range: Range<usize>, mut told: impl FnMut(u32)) {
@@ -101,11 +68,11 @@ pub(super) fn put(out: &mut Vec<u8>, rows: &Rows, range: Range<usize>, mut told:
         let repeats = rows.key[shape.clone()] == *keys && rows.kind[shape.clone()] == *kinds;
         out.push(u8::from(call.has_step) * STEP + u8::from(!repeats) * SHAPE);
         if call.has_step {
-            put_number(out, zigzag(call.step.wrapping_sub(last.step)));
+            put_signed(out, call.step.wrapping_sub(last.step));
             last.step = call.step;
         }
-        put_number(out, zigzag(call.timestamp.wrapping_sub(last.timestamp)));
-        put_number(out, zigzag(call.seq.wrapping_sub(last.seq)));
+        put_signed(out, call.timestamp.wrapping_sub(last.timestamp));
+        put_signed(out, call.seq.wrapping_sub(last.seq));
         (last.timestamp, last.seq) = (call.timestamp, call.seq);
         if !repeats {
             put_number(out, keys.len() as u64);
@@ -184,13 +151,10 @@ fn take_values(
 
 /// The text values of these rows.
 pub(super) fn put_texts(out: &mut Vec<u8>, rows: &Rows, range: Range<usize>) {
-    for (bits, _) in rows.bits[range.clone()]
-        .iter()
-        .zip(&rows.kind[range])
-        .filter(|(_, kind)| **kind == TEXT)
-    {
-        let at = usize::try_from(*bits).unwrap_or(usize::MAX);
-        put_bytes(out, rows.texts[at].as_bytes());
+    for i in range.filter(|&i| rows.kind[i] == TEXT) {
+        if let ValueRef::Text(text) = rows.value_ref(i) {
+            put_bytes(out, text.as_bytes());
+        }
     }
 }
 
@@ -249,10 +213,10 @@ pub(super) fn take<'a>(
             return Err(unknown("flags of a call", flags.into()));
         }
         if has_step {
-            step = step.wrapping_add(unzigzag(take_number(r, "step")?));
+            step = step.wrapping_add(take_signed(r, "step")?);
         }
-        timestamp = timestamp.wrapping_add(unzigzag(take_number(r, "timestamp")?));
-        seq = seq.wrapping_add(unzigzag(take_number(r, "seq")?));
+        timestamp = timestamp.wrapping_add(take_signed(r, "timestamp")?);
+        seq = seq.wrapping_add(take_signed(r, "seq")?);
         if flags & SHAPE != 0 {
             take_shape(r, rows, &mut shape, &mut name)?;
             bits.clear();
@@ -273,7 +237,7 @@ pub(super) fn take<'a>(
         for (&(key, kind), &bits) in shape.iter().zip(&bits) {
             let value = match kind {
                 FLOAT => ValueRef::Float(f64::from_bits(bits)),
-                1 => ValueRef::Int(bits.cast_signed()),
+                INT => ValueRef::Int(bits.cast_signed()),
                 BOOL => ValueRef::Bool(bits != 0),
                 _ => ValueRef::Text(text()?),
             };

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::durable;
 use crate::error::{At, Result, StorageError};
-use crate::rows::{Row, Rows};
+use crate::rows::{BOOL, FLOAT, INT, Row, Rows, TEXT};
 
 /// So many zeros at the end of a log are none that a frame ends with.
 const BLANK_BYTES: usize = 16;
@@ -152,10 +152,10 @@ impl FrameDecoder {
         let bits = column(&mut r, "values")?;
         for i in 0..n {
             let value = match kinds[i] {
-                0 => ValueRef::Float(f64::from_bits(bits[i])),
-                1 => ValueRef::Int(bits[i].cast_signed()),
-                2 => ValueRef::Bool(bits[i] != 0),
-                3 => ValueRef::Text(r.str("text value")?),
+                FLOAT => ValueRef::Float(f64::from_bits(bits[i])),
+                INT => ValueRef::Int(bits[i].cast_signed()),
+                BOOL => ValueRef::Bool(bits[i] != 0),
+                TEXT => ValueRef::Text(r.str("text value")?),
                 other => {
                     return Err(CodecError::Unknown {
                         what: "value kind",

@@ -7,17 +7,22 @@ use super::super::PAGE_ROWS;
 use super::super::chunk::{Chunk, Span};
 use super::super::encode::{put_planes, put_presence, put_same_presence, put_text};
 use super::{Column, Columns, optional};
-use crate::rows::{TEXT, exact_f64};
+use crate::rows::{BOOL, INT, TEXT, exact_f64};
 
 impl Columns<'_> {
+    /// Whether some row, of any group, has a value of this kind.
+    fn has(&self, kind: u8) -> bool {
+        self.kinds[usize::from(kind)]
+    }
+
     /// The column `int_value`.
     pub(super) fn ints(&mut self) -> Column {
         let rows = self.rows;
         let int = |at: usize| {
             let i = self.places[at] as usize;
-            matches!(rows.kind[i], 1 | 2).then(|| rows.bits[i].cast_signed())
+            matches!(rows.kind[i], INT | BOOL).then(|| rows.bits[i].cast_signed())
         };
-        if !self.kinds[1] && !self.kinds[2] {
+        if !self.has(INT) && !self.has(BOOL) {
             return self.nothing(8);
         }
         let mut chunk = Chunk::new(self.schema.column(8), Some(&mut self.packer), true);
@@ -29,7 +34,7 @@ impl Columns<'_> {
     /// The column `value`. Nothing is told of its span: readers do not agree on the order of floats.
     pub(super) fn floats(&mut self) -> Column {
         let rows = self.rows;
-        let all_floats = self.kinds == [true, false, false, false];
+        let all_floats = ![INT, BOOL, TEXT].into_iter().any(|kind| self.has(kind));
         let mut chunk = Chunk::new(self.schema.column(7), Some(&mut self.packer), false);
         let mut values = Vec::with_capacity(PAGE_ROWS);
         for places in self.places.chunks(PAGE_ROWS) {
@@ -63,7 +68,7 @@ impl Columns<'_> {
     /// The column `text`.
     pub(super) fn texts(&mut self) -> Column {
         let rows = self.rows;
-        if !self.kinds[3] {
+        if !self.has(TEXT) {
             return self.nothing(9);
         }
         let mut chunk = Chunk::new(self.schema.column(9), Some(&mut self.packer), true);
