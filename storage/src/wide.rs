@@ -27,7 +27,7 @@ use arrow::error::ArrowError;
 use expman_model::record::ValueRef;
 
 use self::calls::{alike, calls};
-use crate::rows::Rows;
+use crate::rows::{BOOL, FLOAT, INT, Rows};
 
 /// Columns in front of the metrics; `attempt` may be absent, its name is taken all the same.
 const FIXED: [&str; 4] = ["step", "timestamp", "rank", "attempt"];
@@ -233,12 +233,12 @@ fn kinds(rows: &Rows) -> Vec<Kinds> {
     for i in 0..rows.len() {
         let kind = &mut kinds[rows.key[i] as usize];
         match rows.kind[i] {
-            0 => kind.float = true,
-            1 => {
+            FLOAT => kind.float = true,
+            INT => {
                 kind.int = true;
                 kind.inexact_int |= !(-EXACT..=EXACT).contains(&rows.bits[i].cast_signed());
             }
-            2 => kind.bool = true,
+            BOOL => kind.bool = true,
             _ => kind.text = true,
         }
     }
