@@ -5,18 +5,18 @@
 //! Promises that every request is answered once: when nobody owes any more, or at its deadline.
 
 mod answers;
+mod telling;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use expman_model::meta::LastFlush;
-use expman_model::time::{now_us, rfc3339_us};
-use expman_model::{EventBody, FlushReport, FlushScope, RankOutcomeState, Version, WriterId};
+use expman_model::{FlushReport, FlushScope, RankOutcomeState, Version, WriterId};
 use expman_storage::RunDir;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot};
 
 use self::answers::{Caller, Pending, reply, reply_after};
+use self::telling::{OPEN_FOR, Telling};
 use crate::barrier::{BarrierBook, Closed, Standing, Waiter};
 use crate::commit::Command;
 use crate::link::carrier::FrameSender;
@@ -67,6 +67,8 @@ pub(crate) enum ClientMsg {
         standing: Standing,
         rows: u64,
     },
+    /// A version may still be open.
+    IsLong { version: Version },
     /// A caller's deadline.
     Expire { version: Version, caller: Caller },
     /// The published file has everything of a version, or never will.
@@ -97,7 +99,7 @@ pub(crate) struct ClientState {
     rows: u64,
     started: Instant,
     dir: RunDir,
-    commit: mpsc::Sender<Command>,
+    telling: Telling,
 }
 
 impl Actor for ClientActor {
@@ -119,7 +121,7 @@ impl Actor for ClientActor {
             rows: args.rows,
             started: Instant::now(),
             dir: args.dir,
-            commit: args.commit,
+            telling: Telling::new(args.commit),
         })
     }
 
@@ -147,7 +149,7 @@ impl Actor for ClientActor {
                 link,
                 request,
             } => state.request(&myself, writer, link, request),
-            ClientMsg::Open => state.open_waiting(&myself).await,
+            ClientMsg::Open => state.open_waiting(&myself),
             ClientMsg::Durable {
                 version,
                 writer,
@@ -159,6 +161,7 @@ impl Actor for ClientActor {
                 state.book.stand(writer, standing);
                 state.book.durable(version, writer, seq);
             }
+            ClientMsg::IsLong { version } => state.telling.is_long(version).await,
             ClientMsg::Expire { version, caller } => state.expire(version, caller).await,
             ClientMsg::Published { version, done } => {
                 if let Some(closed) = state.publishing.remove(&version) {
@@ -230,21 +233,21 @@ impl ClientState {
     }
 
     /// Requests of the whole run share one version; a request for one rank only has its own.
-    async fn open_waiting(&mut self, myself: &ActorRef<ClientMsg>) {
+    fn open_waiting(&mut self, myself: &ActorRef<ClientMsg>) {
         let (run, rank): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unopened)
             .into_iter()
             .partition(|w| w.to.request.scope == FlushScope::Run);
         if let Some(first) = run.first() {
             let by = first.to.caller.writer;
-            self.open(myself, FlushScope::Run, by, run).await;
+            self.open(myself, FlushScope::Run, by, run);
         }
         for waiter in rank {
             let by = waiter.to.caller.writer;
-            self.open(myself, FlushScope::Rank, by, vec![waiter]).await;
+            self.open(myself, FlushScope::Rank, by, vec![waiter]);
         }
     }
 
-    async fn open(
+    fn open(
         &mut self,
         myself: &ActorRef<ClientMsg>,
         scope: FlushScope,
@@ -260,8 +263,8 @@ impl ClientState {
             drop(myself.send_after(after, move || ClientMsg::Expire { version, caller }));
         }
         let ranks = owed.iter().map(|w| w.rank).collect();
-        self.tell(Command::Event(EventBody::FlushOpened { version, ranks }))
-            .await;
+        self.telling.opened(version, ranks);
+        drop(myself.send_after(OPEN_FOR, move || ClientMsg::IsLong { version }));
         for writer in owed {
             if let Some(link) = self.links.get(&writer) {
                 link.tell(Frame::Barrier(version));
@@ -273,7 +276,10 @@ impl ClientState {
         let expired = self.owed(version, caller);
         if let Some((waiter, report)) = expired.or_else(|| self.unpublished(version, caller)) {
             self.waiting = self.waiting.saturating_sub(1);
-            let told = self.closed(&report, waiter.to.request.tag.clone()).await;
+            let told = self
+                .telling
+                .closed(&report, waiter.to.request.tag.clone())
+                .await;
             reply_after(told, &self.dir, vec![(waiter, report)], self.now_us());
         }
     }
@@ -317,7 +323,7 @@ impl ClientState {
 
     async fn publish(&mut self, myself: &ActorRef<ClientMsg>, closed: Closed<Pending>) {
         let (done, published) = oneshot::channel();
-        self.tell(Command::Publish(done)).await;
+        self.telling.tell(Command::Publish(done)).await;
         let (version, myself) = (closed.report.version, myself.clone());
         self.publishing.insert(version, closed);
         tokio::spawn(async move {
@@ -334,7 +340,7 @@ impl ClientState {
         let now = self.now_us();
         self.waiting = self.waiting.saturating_sub(closed.waiters.len());
         let tag = closed.waiters.iter().find_map(|w| w.to.request.tag.clone());
-        let told = self.closed(&closed.report, tag).await;
+        let told = self.telling.closed(&closed.report, tag).await;
         let answers = closed.waiters.into_iter().map(|waiter| {
             let report = FlushReport {
                 complete: closed.report.complete && (published || !waiter.to.request.publish),
@@ -343,33 +349,6 @@ impl ClientState {
             (waiter, report)
         });
         reply_after(told, &self.dir, answers.collect(), now);
-    }
-
-    /// Has the end of a version written down.
-    async fn closed(&self, report: &FlushReport, tag: Option<String>) -> oneshot::Receiver<()> {
-        let missing = report
-            .ranks
-            .iter()
-            .filter(|(_, r)| r.state != RankOutcomeState::Durable)
-            .map(|(rank, _)| *rank)
-            .collect();
-        let flush = LastFlush {
-            version: report.version,
-            complete: report.complete,
-            at: rfc3339_us(now_us()),
-            elapsed_secs: report.elapsed_secs,
-            missing,
-            tag,
-        };
-        let (done, told) = oneshot::channel();
-        self.tell(Command::Flushed(flush, done)).await;
-        told
-    }
-
-    async fn tell(&self, command: Command) {
-        if self.commit.send(command).await.is_err() {
-            tracing::warn!("the commit thread is gone");
-        }
     }
 }
 

@@ -79,10 +79,14 @@ pub(crate) enum Command {
     },
     /// It logs again.
     Back { writer: u32, silent: Duration },
-    /// A line for `events.jsonl`.
-    Event(EventBody),
-    /// A barrier closed; answered when that is written, or can't be.
-    Flushed(LastFlush, oneshot::Sender<()>),
+    /// A line for `events.jsonl`, and when that happened.
+    Event { at_us: i64, body: EventBody },
+    /// A barrier closed, and perhaps the line of when it was opened; answered when that is written, or can't be.
+    Flushed {
+        opened: Option<(i64, EventBody)>,
+        flush: LastFlush,
+        done: oneshot::Sender<()>,
+    },
     /// Bring everything into `metrics.parquet`.
     Publish(oneshot::Sender<()>),
     /// End the run; the thread ends with it.

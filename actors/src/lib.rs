@@ -34,6 +34,7 @@ pub mod link;
 pub mod naming;
 pub mod outbox;
 pub mod owner;
+pub mod park;
 pub mod recover;
 mod reply;
 pub mod ring;

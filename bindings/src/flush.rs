@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use expman_actors::park;
 use expman_model::{FlushReport, RankOutcomeState};
 use pyo3::IntoPyObjectExt;
 use pyo3::intern;
@@ -36,7 +37,6 @@ impl CoreFlush {
         let Some(_inside) = Inside::enter() else {
             return Err(ExpmanError::new_err("the interpreter is ending"));
         };
-        let runtime = expman_actors::runtime::current().map_err(|e| crate::errors::to_py(&e))?;
         let limit =
             timeout.map(|secs| Duration::try_from_secs_f64(secs.max(0.0)).unwrap_or(Duration::MAX));
         let start = std::time::Instant::now();
@@ -46,16 +46,13 @@ impl CoreFlush {
             });
             let mut outcome = self.outcome.clone();
             let done = detach(py, || {
-                runtime.block_on(async {
-                    tokio::time::timeout(left, outcome.wait_for(Option::is_some))
-                        .await
-                        .map(|o| o.map(|o| o.clone()))
-                })
+                let outcome = async { outcome.wait_for(Option::is_some).await.map(|o| o.clone()) };
+                park::wait(outcome, left)
             });
             match done {
-                Ok(Ok(outcome)) => return report(py, outcome).map(Some),
-                Ok(Err(_gone)) => return Err(ExpmanError::new_err("the run is closed")),
-                Err(_elapsed) => py.check_signals()?,
+                Some(Ok(outcome)) => return report(py, outcome).map(Some),
+                Some(Err(_gone)) => return Err(ExpmanError::new_err("the run is closed")),
+                None => py.check_signals()?,
             }
             if limit.is_some_and(|limit| start.elapsed() >= limit) {
                 return Ok(None);

@@ -10,6 +10,7 @@
 //! a float column of that name is a metric like any other. `seq` numbers the rows in the order of the files.
 
 mod files;
+mod typed;
 
 use expman_model::{MetricSummary, Param, RunMeta, RunStatus, Value};
 

@@ -5,8 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, make_array};
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::ProjectionMask;
@@ -131,7 +130,8 @@ fn without_zone(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
         DataType::Timestamp(unit, Some(_)) => {
             let plain = DataType::Timestamp(*unit, None);
-            cast(column, &plain).unwrap_or_else(|_kept| Arc::clone(column))
+            let data = column.to_data().into_builder().data_type(plain).build();
+            data.map_or_else(|_kept| Arc::clone(column), make_array)
         }
         _ => Arc::clone(column),
     }

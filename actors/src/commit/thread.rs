@@ -1,8 +1,6 @@
 //! The loop of the commit thread.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use expman_model::EventBody;
@@ -14,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::closing::{Finishing, Leaving};
 use super::import::Import;
 use super::{Command, Committed, Ended, Report, SyncToken};
+use crate::park;
 use crate::reply::answer;
 use crate::ring::receipt::Receipt;
 
@@ -39,8 +38,8 @@ pub(crate) fn run(
     let mut thread = Thread::new(writer, report);
     thread.import_orphans();
     loop {
-        match recv_timeout(&mut commands, thread.patience()) {
-            Received::Command(command) => {
+        match park::wait(commands.recv(), thread.patience()) {
+            Some(Some(command)) => {
                 let start = Instant::now();
                 let mut next = Some(command);
                 let mut bytes = 0;
@@ -57,44 +56,11 @@ pub(crate) fn run(
                     };
                 }
             }
-            Received::Nothing => {}
-            Received::Closed => return thread.writer.save(),
+            Some(None) => return thread.writer.save(),
+            None => {}
         }
         if thread.work()? {
             return Ok(());
-        }
-    }
-}
-
-enum Received {
-    Command(Command),
-    Nothing,
-    Closed,
-}
-
-/// Unparks the thread that it was made in.
-struct Unpark(std::thread::Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Waits for a command with a limit, parked: without the runtime, whose timers would wake another thread each time.
-fn recv_timeout(commands: &mut mpsc::Receiver<Command>, limit: Duration) -> Received {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let start = Instant::now();
-    loop {
-        match commands.poll_recv(&mut context) {
-            Poll::Ready(Some(command)) => return Received::Command(command),
-            Poll::Ready(None) => return Received::Closed,
-            Poll::Pending => {}
-        }
-        match limit.checked_sub(start.elapsed()) {
-            Some(left) if !left.is_zero() => std::thread::park_timeout(left),
-            _ => return Received::Nothing,
         }
     }
 }
@@ -242,8 +208,15 @@ impl<R: Fn(Report)> Thread<R> {
             } => w.silent(writer, silent, others_step),
             Command::Back { writer, silent } => w.back(writer, silent),
             Command::Seen { writer, at_us } => w.seen(writer, at_us),
-            Command::Event(body) => w.event(body),
-            Command::Flushed(flush, done) => {
+            Command::Event { at_us, body } => w.event_of(at_us, body),
+            Command::Flushed {
+                opened,
+                flush,
+                done,
+            } => {
+                if let Some((at_us, body)) = opened {
+                    w.event_of(at_us, body);
+                }
                 w.flushed(flush);
                 self.flushed.push(done);
             }

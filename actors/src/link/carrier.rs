@@ -157,6 +157,18 @@ impl FrameSender {
         self.control.push(frame)
     }
 
+    /// Leaves a frame that goes with the next one, or when the peer is [`FrameSender::nudge`]d.
+    pub fn leave(&self, frame: Frame) {
+        if self.control.put(frame).is_err() {
+            tracing::debug!("a link went away before its frame");
+        }
+    }
+
+    /// Has what was left written now.
+    pub fn nudge(&self) {
+        self.control.wake();
+    }
+
     /// [`FrameSender::control`] for frames whose loss the session makes good: a link that is gone is no error.
     pub fn tell(&self, frame: Frame) {
         if self.control(frame).is_err() {
@@ -198,7 +210,11 @@ async fn write_frames(
                 () = control.ready() => continue,
                 () = control.broken() => break,
                 frame = data.recv() => match frame {
-                    Some(frame) => put(&mut out, &frame),
+                    // What comes with it goes with it.
+                    Some(frame) => {
+                        put(&mut out, &frame);
+                        continue;
+                    }
                     None if control.is_empty() => break,
                     None => continue,
                 },

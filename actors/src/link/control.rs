@@ -50,6 +50,17 @@ impl Control {
     }
 
     pub(super) fn push(&self, frame: Frame) -> Result<(), NotSent> {
+        self.put(frame)?;
+        self.wake();
+        Ok(())
+    }
+
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// [`Control::push`] without a word to who writes.
+    pub(super) fn put(&self, frame: Frame) -> Result<(), NotSent> {
         let mut waiting = self.lock();
         if waiting.gone {
             return Err(NotSent);
@@ -67,8 +78,6 @@ impl Control {
                 return Err(NotSent);
             }
         }
-        drop(waiting);
-        self.wake.notify_one();
         Ok(())
     }
 

@@ -1,11 +1,17 @@
 //! What the commit thread reports, told to those whom it concerns.
 
+use std::time::Duration;
+
 use expman_model::time::now_us;
 
 use super::{Member, RunActorState, standing};
 use crate::client_actor::ClientMsg;
 use crate::commit::{Committed, Report};
+use crate::link::carrier::FrameSender;
 use crate::link::frame::{Ack, Frame};
+
+/// How long acknowledgements wait for the answer to a flush.
+const ANSWERS_FIRST: Duration = Duration::from_millis(2);
 
 impl RunActorState {
     pub(super) fn reported(&mut self, report: Report) {
@@ -42,11 +48,31 @@ impl RunActorState {
 
     fn committed(&mut self, committed: Committed) {
         self.args.rows = committed.rows;
+        // Where a flush is under way its answers go first, and take what is left here with them.
+        let is_flush = !committed.tokens.is_empty();
+        let mut left = Vec::new();
         for (index, progress) in committed.writers {
-            if let Some(member) = self.by_index(index) {
-                member.standing = standing(progress, member.standing.last_seen_us);
+            let Some(member) = self.by_index(index) else {
+                continue;
+            };
+            member.standing = standing(progress, member.standing.last_seen_us);
+            let Some(to) = &member.to else { continue };
+            let ack = Frame::Ack(Ack {
+                durable_seq: progress.durable_seq,
+                written_seq: progress.durable_seq,
+            });
+            if is_flush {
+                to.leave(ack);
+                left.push(to.clone());
+            } else {
+                to.tell(ack);
             }
-            self.ack(index, progress.durable_seq, progress.durable_seq);
+        }
+        if is_flush {
+            tokio::spawn(async move {
+                tokio::time::sleep(ANSWERS_FIRST).await;
+                left.iter().for_each(FrameSender::nudge);
+            });
         }
         for (token, progress) in committed.tokens {
             let seen = self

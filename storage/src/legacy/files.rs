@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::buffer::Buffer;
-use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, Schema, TimeUnit, TimestampMicrosecondType,
 };
@@ -14,6 +13,7 @@ use expman_model::record::ValueRef;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::typed::typed;
 use crate::durable;
 use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
@@ -210,12 +210,8 @@ impl Reading<'_> {
         let time = batch
             .column(time)
             .as_primitive::<TimestampMicrosecondType>();
-        let whole = |i: Option<usize>| {
-            i.map(|i| cast(batch.column(i), &DataType::Int64))
-                .transpose()
-                .at("read", path)
-        };
-        let (step, rank) = (whole(step)?, whole(rank)?);
+        let whole = |i: Option<usize>| typed(batch.column(i?));
+        let (step, rank) = (whole(step), whole(rank));
         let at = |column: &Option<ArrayRef>, i: usize| {
             let column = column.as_ref()?.as_primitive::<Int64Type>();
             column.is_valid(i).then(|| column.value(i))
@@ -227,7 +223,7 @@ impl Reading<'_> {
                 continue;
             }
             match typed(batch.column(i)) {
-                Some(column) => columns.push((name, column.at("read", path)?)),
+                Some(column) => columns.push((name, column)),
                 None => self.untyped(path, schema.field(i)),
             }
         }
@@ -274,18 +270,6 @@ impl Reading<'_> {
             self.problems.push(problem);
         }
     }
-}
-
-/// A metric's column as one of the four types that values have.
-fn typed(column: &ArrayRef) -> Option<Result<ArrayRef, arrow::error::ArrowError>> {
-    let to = match column.data_type() {
-        DataType::Boolean => DataType::Boolean,
-        t if t.is_floating() => DataType::Float64,
-        t if t.is_integer() => DataType::Int64,
-        t if t.is_string() => DataType::Utf8,
-        _ => return None,
-    };
-    Some(cast(column, &to))
 }
 
 fn value(column: &ArrayRef, i: usize) -> Option<ValueRef<'_>> {
