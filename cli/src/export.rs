@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use expman_storage::export::logs::{self, LogFormat};
-use expman_storage::export::{Format, Shape, to_file, to_writer};
-use expman_storage::legacy::read_rows;
+use expman_storage::export::{Format, Shape, Table};
 use expman_storage::tail::Choice;
 use expman_storage::text::{LineRef, LogKind};
 use expman_storage::{Filter, LogLines, RunEntry};
@@ -119,33 +118,30 @@ impl Args {
         if self.logs {
             return self.run_logs(console, &run, format);
         }
-        let read = read_rows(&run, &self.filter())?;
-        for key in self
-            .keys
-            .iter()
-            .filter(|key| read.rows.keys.get(key).is_none())
-        {
+        let shape = if self.long { Shape::Long } else { Shape::Wide };
+        let table = Table::open(&run, &self.filter(), shape)?;
+        for key in self.keys.iter().filter(|key| !table.has(key)) {
             console.warn(&format!(
                 "no row of {} has the metric {key:?} in this selection",
                 display_name(&run)
             ));
         }
-        let shape = if self.long { Shape::Long } else { Shape::Wide };
         let rows = if to_stdout {
             let path = Path::new("stdout");
             if console.is_terminal() {
-                to_writer(Sanitized(console.out()), path, &read.rows, shape, format)?
+                table.to_writer(Sanitized(console.out()), path, format)?
             } else {
-                to_writer(console.out(), path, &read.rows, shape, format)?
+                table.to_writer(console.out(), path, format)?
             }
         } else {
-            to_file(&self.output, &read.rows, shape, format)?
+            table.to_file(&self.output, format)?
         };
-        for problem in &read.problems {
+        let problems = table.problems();
+        for problem in problems {
             console.warn(problem);
         }
-        self.tell(console, &run, rows, &read.problems)?;
-        Ok(if read.problems.is_empty() {
+        self.tell(console, &run, rows, problems)?;
+        Ok(if problems.is_empty() {
             Exit::Done
         } else {
             Exit::Partial

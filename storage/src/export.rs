@@ -21,14 +21,16 @@ use std::thread;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow::error::ArrowError;
 
 use self::text::TextTable;
+use crate::catalog::{RunEntry, RunKind};
 use crate::durable;
 use crate::error::{At, Result, StorageError};
+use crate::legacy::read_rows;
+use crate::reader::{Files, Filter};
 use crate::rows::{self, Rows};
 use crate::spread::ahead;
-use crate::wide::Wide;
+use crate::wide::{Parts, Wide};
 
 /// Rows of a long table encoded at once.
 const LONG_CHUNK_ROWS: usize = 65_536;
@@ -53,6 +55,83 @@ pub enum Shape {
     Wide,
     /// One row per metric of a call.
     Long,
+}
+
+/// A table of a run: its rows, or where they are, to be read while it is written.
+#[derive(Debug)]
+pub struct Table {
+    source: Source,
+    shape: Shape,
+    problems: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Rows(Rows),
+    Parts(Parts),
+}
+
+impl Table {
+    /// The wanted rows of a run as they stand now.
+    ///
+    /// # Errors
+    /// When a file can't be read, or is damaged.
+    pub fn open(run: &RunEntry, filter: &Filter, shape: Shape) -> Result<Self> {
+        if run.kind == RunKind::Mesh && shape == Shape::Wide {
+            // What is wrong with a file is told by who reads all of it.
+            let parts = Files::settled(&run.dir).and_then(|files| Parts::of(files, filter));
+            if let Ok(Some(parts)) = parts {
+                return Ok(Self {
+                    source: Source::Parts(parts),
+                    shape,
+                    problems: Vec::new(),
+                });
+            }
+        }
+        let read = read_rows(run, filter)?;
+        Ok(Self {
+            source: Source::Rows(read.rows),
+            shape,
+            problems: read.problems,
+        })
+    }
+
+    /// Whether some row is of a metric.
+    #[must_use]
+    pub fn has(&self, metric: &str) -> bool {
+        match &self.source {
+            Source::Rows(rows) => rows.keys.get(metric).is_some(),
+            Source::Parts(parts) => parts.layout().has(metric),
+        }
+    }
+
+    /// What was found damaged and left out.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    /// As [`to_file`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn to_file(&self, path: &Path, format: Format) -> Result<usize> {
+        all_or_nothing(path, |out, path| self.to_writer(out, path, format))
+    }
+
+    /// As [`to_writer`].
+    ///
+    /// # Errors
+    /// See there; and when a file of the run can't be read.
+    pub fn to_writer(&self, out: impl Write + Send, path: &Path, format: Format) -> Result<usize> {
+        match &self.source {
+            Source::Rows(rows) => to_writer(out, path, rows, self.shape, format),
+            Source::Parts(parts) => {
+                let make = |at| parts.part(at, path);
+                encode(out, path, &parts.layout().schema, parts.len(), make, format)
+            }
+        }
+    }
 }
 
 /// Writes a table to a file, all or nothing; what stood there is replaced. Returns the number of its rows.
@@ -108,13 +187,16 @@ pub fn to_writer(
     match shape {
         Shape::Wide => {
             let wide = Wide::new(rows);
-            let make = |at| wide.piece(at);
+            let make = |at| wide.piece(at).at("encode", path).map(|piece| vec![piece]);
             encode(out, path, wide.schema(), wide.pieces(), make, format)
         }
         Shape::Long => {
             let order = rows.sorted();
             let chunks: Vec<_> = order.places.chunks(LONG_CHUNK_ROWS).collect();
-            let make = |at: usize| rows.batch(chunks[at]);
+            let make = |at: usize| {
+                let batch = rows.batch(chunks[at]).at("encode", path);
+                batch.map(|batch| vec![batch])
+            };
             encode(out, path, &rows::schema(), chunks.len(), make, format)
         }
     }
@@ -126,14 +208,19 @@ fn encode(
     path: &Path,
     schema: &SchemaRef,
     pieces: usize,
-    make: impl Fn(usize) -> Result<RecordBatch, ArrowError> + Sync,
+    make: impl Fn(usize) -> Result<Vec<RecordBatch>> + Sync,
     format: Format,
 ) -> Result<usize> {
     if format == Format::Parquet {
         return thread::scope(|scope| {
             let (give, batches) = mpsc::sync_channel(1);
             let make = &make;
-            scope.spawn(move || (0..pieces).try_for_each(|at| give.send(make(at))));
+            scope.spawn(move || {
+                (0..pieces).try_for_each(|at| match make(at) {
+                    Ok(batches) => batches.into_iter().try_for_each(|b| give.send(Ok(b))),
+                    Err(e) => give.send(Err(e)),
+                })
+            });
             columnar::write(out, path, schema, batches.into_iter())
         });
     }
@@ -142,13 +229,19 @@ fn encode(
     let mut rows = 0;
     out.write_all(&table.head).at("write", path)?;
     let piece = |at: usize| {
-        let batch = make(at).at("encode", path)?;
-        Ok::<_, StorageError>((table.piece(path, &batch, at == 0)?, batch.num_rows()))
+        let batches = make(at)?;
+        let mut text = Vec::with_capacity(table.bytes(&batches));
+        for batch in &batches {
+            table.put(&mut text, path, batch)?;
+        }
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        Ok::<_, StorageError>((text, rows))
     };
     ahead(pieces, piece, |piece| {
         let (text, count) = piece?;
+        let text = if rows == 0 { table.first(&text) } else { &text };
         rows += count;
-        out.write_all(&text).at("write", path)
+        out.write_all(text).at("write", path)
     })?;
     if format == Format::Json {
         out.write_all(if rows == 0 { b"]\n" } else { b"\n]\n" })

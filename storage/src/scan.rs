@@ -1,7 +1,9 @@
 //! Rows of a Parquet file one after the other, in bounded memory, without touching pages that can't hold a wanted one.
 
+mod groups;
+mod pruning;
+
 use std::fs::File;
-use std::ops::Range;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{OnceLock, mpsc};
@@ -12,12 +14,12 @@ use arrow::datatypes::{Float64Type, Int8Type, Int32Type, Int64Type, TimestampMic
 use expman_model::record::ValueRef;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
-    ParquetRecordBatchReaderBuilder, RowSelection,
+    ParquetRecordBatchReaderBuilder,
 };
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, RowGroupMetaData};
-use parquet::file::page_index::column_index::ColumnIndexMetaData;
-use parquet::file::statistics::Statistics;
+use parquet::file::metadata::PageIndexPolicy;
 
+pub(crate) use self::groups::Group;
+use self::pruning::wanted;
 use crate::durable;
 use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
@@ -31,8 +33,6 @@ use crate::segment::claimed_hi;
 pub const BATCH_ROWS: usize = 8_192;
 /// A file of so many rows is worth a thread that decodes it.
 const AHEAD_ROWS: i64 = 65_536;
-/// Columns that statistics are asked of: `key`, `rank` and `step`, by their place.
-const PRUNING: [usize; 3] = [0, 1, 2];
 
 /// A file of rows, and what was read of its footer.
 #[derive(Debug)]
@@ -149,17 +149,8 @@ impl Sealed {
         };
         let prunes = filter.keys.is_some() || filter.ranks.is_some() || filter.has_steps();
         let builder = if prunes {
-            let indexed = if let Some(known) = self.indexed.get() {
-                known
-            } else {
-                let indexed = load(&self.file, PageIndexPolicy::Optional).at("read", path)?;
-                self.indexed.get_or_init(|| indexed)
-            };
-            let meta = indexed.metadata();
-            let groups: Vec<usize> = (0..meta.num_row_groups())
-                .filter(|&g| may_hold(&Spans::of_group(meta.row_group(g)), filter))
-                .collect();
-            let selection = selection(meta, &groups, filter);
+            let indexed = self.indexed()?;
+            let (groups, selection) = wanted(indexed.metadata(), filter);
             let builder = new(indexed).with_row_groups(groups);
             match selection {
                 Some(selection) => builder.with_row_selection(selection),
@@ -170,6 +161,15 @@ impl Sealed {
         };
         builder.with_batch_size(BATCH_ROWS).build().at("read", path)
     }
+
+    /// What is known of the file, the index of its pages included.
+    fn indexed(&self) -> Result<&ArrowReaderMetadata> {
+        if let Some(known) = self.indexed.get() {
+            return Ok(known);
+        }
+        let indexed = load(&self.file, PageIndexPolicy::Optional).at("read", &self.path)?;
+        Ok(self.indexed.get_or_init(|| indexed))
+    }
 }
 
 fn load(
@@ -178,132 +178,6 @@ fn load(
 ) -> Result<ArrowReaderMetadata, parquet::errors::ParquetError> {
     let options = ArrowReaderOptions::new().with_page_index_policy(policy);
     ArrowReaderMetadata::load(file, options)
-}
-
-/// What is known of a piece of a file: the least and greatest of its names, ranks and steps.
-#[derive(Debug, Default)]
-struct Spans<'a> {
-    /// The greatest name may be cut short; then it tells nothing.
-    keys: Option<(&'a [u8], Option<&'a [u8]>)>,
-    ranks: Option<(i32, i32)>,
-    steps: Option<(i64, i64)>,
-}
-
-impl<'a> Spans<'a> {
-    fn of_group(group: &'a RowGroupMetaData) -> Self {
-        let mut spans = Self::default();
-        for column in PRUNING {
-            let stats = group.columns().get(column).and_then(|c| c.statistics());
-            match stats {
-                Some(Statistics::ByteArray(stats)) => {
-                    spans.keys = stats.min_opt().map(|min| {
-                        let max = stats.max_opt().filter(|_| stats.max_is_exact());
-                        (min.data(), max.map(parquet::data_type::ByteArray::data))
-                    });
-                }
-                Some(Statistics::Int32(stats)) => {
-                    spans.ranks = stats.min_opt().copied().zip(stats.max_opt().copied());
-                }
-                Some(Statistics::Int64(stats)) => {
-                    spans.steps = stats.min_opt().copied().zip(stats.max_opt().copied());
-                }
-                _ => {}
-            }
-        }
-        spans
-    }
-
-    fn of_page(indexes: &[Option<&'a ColumnIndexMetaData>; 3], page: usize) -> Self {
-        let mut spans = Self::default();
-        for index in indexes.iter().flatten() {
-            match index {
-                // Names in a page's index may be cut short at either end; the lower end stays a lower bound.
-                ColumnIndexMetaData::BYTE_ARRAY(index) => {
-                    spans.keys = index
-                        .min_value(page)
-                        .map(|min| (min, index.max_value(page)));
-                }
-                ColumnIndexMetaData::INT32(index) => {
-                    spans.ranks = index
-                        .min_value(page)
-                        .copied()
-                        .zip(index.max_value(page).copied());
-                }
-                ColumnIndexMetaData::INT64(index) => {
-                    spans.steps = index
-                        .min_value(page)
-                        .copied()
-                        .zip(index.max_value(page).copied());
-                }
-                _ => {}
-            }
-        }
-        spans
-    }
-}
-
-fn may_hold(spans: &Spans<'_>, filter: &Filter) -> bool {
-    let keys = match (&filter.keys, spans.keys) {
-        (Some(keys), Some((min, max))) => keys.iter().any(|key| {
-            let key = key.as_bytes();
-            // A bound that was cut short is a prefix with its last byte raised, which is still above.
-            key >= min && max.is_none_or(|max| key <= max)
-        }),
-        _ => true,
-    };
-    let ranks = match (&filter.ranks, spans.ranks) {
-        (Some(ranks), Some((min, max))) => ranks
-            .iter()
-            .any(|&rank| i32::try_from(rank).is_ok_and(|rank| (min..=max).contains(&rank))),
-        _ => true,
-    };
-    let steps = match spans.steps {
-        Some((min, max)) if filter.has_steps() => {
-            filter.since_step.is_none_or(|since| max >= since)
-                && filter.until_step.is_none_or(|until| min <= until)
-        }
-        _ => true,
-    };
-    keys && ranks && steps
-}
-
-/// The pages of these row groups that may hold a wanted row; none where the file has no index of its pages.
-fn selection(meta: &ParquetMetaData, groups: &[usize], filter: &Filter) -> Option<RowSelection> {
-    let mut wanted: Vec<Range<usize>> = Vec::new();
-    let mut total = 0;
-    for &group in groups {
-        let rows = usize::try_from(meta.row_group(group).num_rows()).ok()?;
-        let index = meta.page_index_for_row_group(group);
-        let pages = |column: usize| {
-            let offsets = index.offset_index(column)?;
-            let first = offsets.page_locations().iter().map(|p| p.first_row_index);
-            Some(first.collect::<Vec<_>>())
-        };
-        let starts = pages(PRUNING[0])?;
-        // Only where the pages of columns lie beside each other does one tell about the other's rows.
-        let indexes = PRUNING.map(|column| {
-            let aligned = pages(column).is_some_and(|own| own == starts);
-            index.column_index(column).filter(|_| aligned)
-        });
-        for (page, start) in starts.iter().enumerate() {
-            let start = usize::try_from(*start).ok()?;
-            let end = match starts.get(page + 1) {
-                Some(next) => usize::try_from(*next).ok()?,
-                None => rows,
-            };
-            if may_hold(&Spans::of_page(&indexes, page), filter) && start < end && end <= rows {
-                match wanted.last_mut() {
-                    Some(last) if last.end == total + start => last.end = total + end,
-                    _ => wanted.push(total + start..total + end),
-                }
-            }
-        }
-        total += rows;
-    }
-    Some(RowSelection::from_consecutive_ranges(
-        wanted.into_iter(),
-        total,
-    ))
 }
 
 /// Hands over the rows of a batch.

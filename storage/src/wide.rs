@@ -13,6 +13,8 @@
 //! stands in the column `metric:<name>`.
 
 mod calls;
+mod layout;
+mod parts;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -22,38 +24,20 @@ use arrow::array::{
     ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use expman_model::record::ValueRef;
 
 use self::calls::{alike, calls};
-use crate::rows::{BOOL, FLOAT, INT, Rows};
+pub(crate) use self::layout::Layout;
+pub use self::layout::column_name;
+pub(crate) use self::parts::Parts;
+use crate::rows::Rows;
 
-/// Columns in front of the metrics; `attempt` may be absent, its name is taken all the same.
-const FIXED: [&str; 4] = ["step", "timestamp", "rank", "attempt"];
-/// In front of a metric's name that would clash.
-const PREFIX: &str = "metric:";
 /// Cells of one batch, nulls included, unless a single call has more.
 const BATCH_CELLS: usize = 1 << 20;
 /// Calls of one batch.
 const BATCH_CALLS: usize = 4_096;
-
-/// The column of a metric.
-///
-/// ```
-/// use expman_storage::wide::column_name;
-/// assert_eq!(column_name("loss"), "loss");
-/// assert_eq!(column_name("step"), "metric:step");
-/// assert_eq!(column_name("metric:step"), "metric:metric:step");
-/// ```
-#[must_use]
-pub fn column_name(metric: &str) -> Cow<'_, str> {
-    if FIXED.contains(&metric) || metric.starts_with(PREFIX) {
-        Cow::Owned(format!("{PREFIX}{metric}"))
-    } else {
-        Cow::Borrowed(metric)
-    }
-}
 
 /// Rows, seen as one row per call.
 #[derive(Debug)]
@@ -65,58 +49,37 @@ pub struct Wide<'a> {
     starts: Vec<usize>,
     /// Key number to metric column.
     column_of: Vec<usize>,
-    types: Vec<DataType>,
-    schema: SchemaRef,
-    has_attempts: bool,
+    layout: Arc<Layout>,
 }
 
 impl<'a> Wide<'a> {
     /// Finds the calls and the columns; nothing is copied yet.
     #[must_use]
     pub fn new(rows: &'a Rows) -> Self {
-        let (order, starts) = alike(rows).unwrap_or_else(|| calls(rows));
-        Self::of(rows, order, starts)
+        Self::with(rows, Arc::new(Layout::of_rows(rows)))
     }
 
-    fn of(rows: &'a Rows, order: Vec<u32>, starts: Vec<usize>) -> Self {
-        let kinds = kinds(rows);
-        let mut keys: Vec<usize> = (0..kinds.len()).filter(|&k| kinds[k].seen()).collect();
-        keys.sort_unstable_by_key(|&k| &rows.keys.names()[k]);
-        let mut column_of = vec![0; kinds.len()];
-        let has_attempts = rows.calls.iter().any(|call| call.attempt != 0);
-        let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-        let mut fields = vec![
-            Field::new("step", DataType::Int64, true),
-            Field::new("timestamp", utc, false),
-            Field::new("rank", DataType::Int32, false),
-        ];
-        if has_attempts {
-            fields.push(Field::new("attempt", DataType::Int32, false));
-        }
-        let mut types = Vec::with_capacity(keys.len());
-        for (column, &key) in keys.iter().enumerate() {
-            column_of[key] = column;
-            let data_type = kinds[key].data_type();
-            let name = column_name(&rows.keys.names()[key]);
-            fields.push(Field::new(name, data_type.clone(), true));
-            types.push(data_type);
-        }
-        let schema = Arc::new(Schema::new(fields));
+    /// The same with columns that are known; each name of the rows has one.
+    pub(crate) fn with(rows: &'a Rows, layout: Arc<Layout>) -> Self {
+        let (order, starts) = alike(rows).unwrap_or_else(|| calls(rows));
+        Self::of(rows, order, starts, layout)
+    }
+
+    fn of(rows: &'a Rows, order: Vec<u32>, starts: Vec<usize>, layout: Arc<Layout>) -> Self {
+        let columns = rows.keys.names().iter().map(|name| layout.column(name));
         Self {
+            column_of: columns.collect(),
             rows,
             order,
             starts,
-            column_of,
-            types,
-            schema,
-            has_attempts,
+            layout,
         }
     }
 
     /// The columns.
     #[must_use]
-    pub const fn schema(&self) -> &SchemaRef {
-        &self.schema
+    pub fn schema(&self) -> &SchemaRef {
+        &self.layout.schema
     }
 
     /// How many rows the table has.
@@ -132,7 +95,7 @@ impl<'a> Wide<'a> {
     }
 
     fn calls_of_a_piece(&self) -> usize {
-        (BATCH_CELLS / self.schema.fields().len()).clamp(1, BATCH_CALLS)
+        (BATCH_CELLS / self.schema().fields().len()).clamp(1, BATCH_CALLS)
     }
 
     /// In how many pieces of bounded size the table comes.
@@ -159,90 +122,35 @@ impl<'a> Wide<'a> {
     /// # Panics
     /// When the range reaches behind the last row.
     pub fn batch(&self, calls: Range<usize>) -> Result<RecordBatch, ArrowError> {
-        let rows = self.rows;
+        let (rows, types) = (self.rows, &self.layout.types);
         let first = |call: usize| rows.call(self.order[self.starts[call]] as usize);
         let steps: Int64Array = calls.clone().map(|c| first(c).step()).collect();
         let times = calls.clone().map(|c| first(c).timestamp);
         let times = TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC");
         let ranks = Int32Array::from_iter_values(calls.clone().map(|c| first(c).rank));
         let mut columns: Vec<ArrayRef> = vec![Arc::new(steps), Arc::new(times), Arc::new(ranks)];
-        if self.has_attempts {
+        if self.layout.has_attempts {
             let attempts = calls.clone().map(|c| first(c).attempt);
             columns.push(Arc::new(Int32Array::from_iter_values(attempts)));
         }
         // Where each cell's row is, column by column.
         let count = calls.len();
-        let mut places: Vec<Option<u32>> = vec![None; count * self.types.len()];
+        let mut places: Vec<Option<u32>> = vec![None; count * types.len()];
         for (at, call) in calls.enumerate() {
             for &i in &self.order[self.starts[call]..self.starts[call + 1]] {
                 let column = self.column_of[rows.key[i as usize] as usize];
                 places[column * count + at] = Some(i);
             }
         }
-        for (column, data_type) in self.types.iter().enumerate() {
+        for (column, data_type) in types.iter().enumerate() {
             columns.push(metric(
                 rows,
                 &places[column * count..(column + 1) * count],
                 data_type,
             ));
         }
-        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+        RecordBatch::try_new(Arc::clone(self.schema()), columns)
     }
-}
-
-/// What kinds of value a name has.
-#[derive(Debug, Clone, Copy, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "a set of five")]
-struct Kinds {
-    float: bool,
-    int: bool,
-    inexact_int: bool,
-    bool: bool,
-    text: bool,
-}
-
-impl Kinds {
-    const fn seen(self) -> bool {
-        self.float || self.int || self.bool || self.text
-    }
-
-    const fn data_type(self) -> DataType {
-        match self {
-            Self { text: true, .. } => DataType::Utf8,
-            Self {
-                bool: true,
-                float: false,
-                int: false,
-                ..
-            } => DataType::Boolean,
-            Self { bool: true, .. }
-            | Self {
-                float: true,
-                inexact_int: true,
-                ..
-            } => DataType::Utf8,
-            Self { float: true, .. } => DataType::Float64,
-            _ => DataType::Int64,
-        }
-    }
-}
-
-fn kinds(rows: &Rows) -> Vec<Kinds> {
-    const EXACT: i64 = 1 << 53;
-    let mut kinds = vec![Kinds::default(); rows.keys.len()];
-    for i in 0..rows.len() {
-        let kind = &mut kinds[rows.key[i] as usize];
-        match rows.kind[i] {
-            FLOAT => kind.float = true,
-            INT => {
-                kind.int = true;
-                kind.inexact_int |= !(-EXACT..=EXACT).contains(&rows.bits[i].cast_signed());
-            }
-            BOOL => kind.bool = true,
-            _ => kind.text = true,
-        }
-    }
-    kinds
 }
 
 /// One metric's cells as a column of the type that fits all its values.
@@ -565,9 +473,10 @@ mod tests {
         #[test]
         fn calls_that_are_alike_are_found_to_be_the_same(rows in some_rows()) {
             if let Some((order, starts)) = alike(&rows) {
-                let fast = Wide::of(&rows, order, starts);
+                let layout = Arc::new(Layout::of_rows(&rows));
+                let fast = Wide::of(&rows, order, starts, Arc::clone(&layout));
                 let (order, starts) = calls(&rows);
-                let slow = Wide::of(&rows, order, starts);
+                let slow = Wide::of(&rows, order, starts, layout);
                 prop_assert_eq!(fast.batch(0..fast.len()).unwrap(), slow.batch(0..slow.len()).unwrap());
             }
         }

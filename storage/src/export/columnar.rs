@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
-use arrow::error::ArrowError;
 use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -26,7 +25,7 @@ pub(super) fn write(
     out: impl Write + Send,
     path: &Path,
     schema: &SchemaRef,
-    batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
+    batches: impl Iterator<Item = Result<RecordBatch>>,
 ) -> Result<usize> {
     let options = ArrowWriterOptions::new()
         .with_properties(properties(schema).at("encode", path)?)
@@ -36,7 +35,7 @@ pub(super) fn write(
         ArrowWriter::try_new_with_options(out, Arc::clone(schema), options).at("encode", path)?;
     let mut rows = 0;
     for batch in batches {
-        let batch = batch.at("encode", path)?;
+        let batch = batch?;
         writer.write(&batch).at("encode", path)?;
         rows += batch.num_rows();
         if writer.memory_size() > ROW_GROUP_BYTES {

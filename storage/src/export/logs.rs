@@ -70,25 +70,19 @@ pub fn to_writer(
         out.flush().at("write", path)?;
         return Ok(rows);
     }
-    // The encoder knows only its own errors; one of reading is kept beside it.
-    let mut failed = None;
     let schema = schema();
     let batches = std::iter::from_fn(|| {
         let mut batch = Columns::default();
         while batch.rows < BATCH_ROWS && batch.bytes < BATCH_BYTES {
             match lines.next() {
                 Some(Ok(line)) => batch.push(&line),
-                Some(Err(e)) => {
-                    failed = Some(e);
-                    return Some(Err(ArrowError::ComputeError("unreadable".to_owned())));
-                }
+                Some(Err(e)) => return Some(Err(e)),
                 None => break,
             }
         }
-        (batch.rows > 0).then(|| batch.finish(&schema))
+        (batch.rows > 0).then(|| batch.finish(&schema).at("encode", path))
     });
-    let written = columnar::write(out, path, &schema, batches);
-    failed.map_or(written, Err)
+    columnar::write(out, path, &schema, batches)
 }
 
 /// Writes one line as an object and a newline: every field, null where the line has none.

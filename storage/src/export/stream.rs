@@ -115,7 +115,8 @@ impl<'a, W: Write> Sink<'a, W> {
         self.written += rows.len();
         match &mut self.out {
             Out::Csv(out, table) => {
-                let text = table.piece(self.path, &batch, false)?;
+                let mut text = Vec::new();
+                table.put(&mut text, self.path, &batch)?;
                 out.write_all(&text).at("write", self.path)
             }
             Out::Arrow(out) => out.write(&batch).at("write", self.path),

@@ -72,27 +72,34 @@ impl TextTable {
         }
     }
 
-    /// Some rows; in front of the first one of a table stands no comma.
-    pub(super) fn piece(
-        &self,
-        path: &Path,
-        batch: &RecordBatch,
-        is_first: bool,
-    ) -> Result<Vec<u8>> {
+    /// As many bytes as these rows take, or so.
+    pub(super) fn bytes(&self, batches: &[RecordBatch]) -> usize {
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        rows * self.before.len() * CELL_BYTES
+    }
+
+    /// What the first rows of a table are, when these are they: nothing stands between them and the head.
+    pub(super) fn first<'a>(&self, rows: &'a [u8]) -> &'a [u8] {
+        match (self.format, rows) {
+            (Format::Json, [b',', first @ ..]) => first,
+            _ => rows,
+        }
+    }
+
+    /// Adds rows.
+    pub(super) fn put(&self, out: &mut Vec<u8>, path: &Path, batch: &RecordBatch) -> Result<()> {
         let columns = batch.columns().iter().map(Cells::of);
         let columns: Vec<_> = columns.collect::<Result<_, _>>().at("encode", path)?;
-        let mut out = Vec::with_capacity(batch.num_rows() * columns.len() * CELL_BYTES);
         for row in 0..batch.num_rows() {
             if self.format == Format::Json {
-                let begins = is_first && row == 0;
-                out.extend_from_slice(if begins { b"\n" } else { b",\n" });
+                out.extend_from_slice(b",\n");
             }
             for (before, cells) in self.before.iter().zip(&columns) {
                 out.extend_from_slice(before);
                 if self.format == Format::Csv {
-                    cells.csv(&mut out, row);
+                    cells.csv(out, row);
                 } else {
-                    cells.json(&mut out, row);
+                    cells.json(out, row);
                 }
             }
             match self.format {
@@ -101,7 +108,7 @@ impl TextTable {
                 Format::Jsonl | Format::Parquet => out.extend_from_slice(b"}\n"),
             }
         }
-        Ok(out)
+        Ok(())
     }
 }
 
