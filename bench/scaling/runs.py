@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import time
 import uuid
@@ -32,6 +33,8 @@ memory.
 VALUES = [1, 10, 100, 1_000, 10_000]
 MORE = [100_000]
 PER_EXPERIMENT = 1_000
+LINKS = 50_000
+"""Names of one file; file systems have a limit."""
 
 FIGURES = [
     Figure("`expman list`, ms", "list_ms", "{:.1f}"),
@@ -86,20 +89,24 @@ def run(bench: Bench, value: int) -> dict[str, Any]:
 
 
 def copies(real: Path, base: Path, count: int) -> None:
-    """Runs that differ in their id and name; the other files are links to those of the real one."""
+    """Runs that differ in their id and name; the other files are links to those of a few copies."""
     record = (real / "run.yaml").read_text()
     lines = dict(line.split(": ", 1) for line in record.splitlines() if line.startswith("id: "))
     folders = [p.relative_to(real) for p in real.rglob("*") if p.is_dir()]
     files = [p.relative_to(real) for p in real.rglob("*") if p.is_file()]
+    source = real
     for at in range(count):
         experiment, name = f"e{at // PER_EXPERIMENT:03}", f"r{at:06}"
         run = base / experiment / name
         run.mkdir(parents=True)
         for path in sorted(folders):
             (run / path).mkdir()
+        make = shutil.copy if at % LINKS == 0 else os.link
         for path in files:
             if path.name != "run.yaml":
-                os.link(real / path, run / path)
+                make(source / path, run / path)
+        if at % LINKS == 0:
+            source = run
         own = record.replace(lines["id"], str(uuid.UUID(int=uuid.UUID(lines["id"]).int + at)))
         own = own.replace("\nname: run\n", f"\nname: {name}\n")
         own = own.replace("\nexperiment: bench\n", f"\nexperiment: {experiment}\n")

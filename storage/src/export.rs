@@ -216,7 +216,7 @@ fn encode(
             let (give, batches) = mpsc::sync_channel(1);
             let make = &make;
             scope.spawn(move || {
-                (0..pieces).try_for_each(|at| match make(at) {
+                ahead(pieces, make, |made| match made {
                     Ok(batches) => batches.into_iter().try_for_each(|b| give.send(Ok(b))),
                     Err(e) => give.send(Err(e)),
                 })

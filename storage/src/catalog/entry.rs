@@ -33,7 +33,7 @@ pub struct RunEntry {
     /// Who wrote it.
     pub kind: RunKind,
     /// Whether a process holds the run's lock. Of another tool's run that is not known, and of one that has ended
-    /// it is told by [`Catalog::runs`] and [`open_run`] only: the others don't look.
+    /// it is told by [`Catalog::runs`](super::Catalog::runs) and [`open_run`](super::open_run) only: the others don't look.
     pub owned: bool,
     /// Its record, as it is true now; where that is broken, one made from the folder's name.
     pub meta: RunMeta,

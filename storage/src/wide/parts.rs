@@ -251,6 +251,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn the_parts_of_a_run_are_its_table(calls in some_calls(), few in 1..30usize) {
             let tmp = tempfile::tempdir().unwrap();
