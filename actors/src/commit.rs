@@ -79,11 +79,11 @@ pub(crate) enum Command {
     },
     /// It logs again.
     Back { writer: u32, silent: Duration },
-    /// A line for `events.jsonl`, and when that happened.
-    Event { at_us: i64, body: EventBody },
+    /// A line for `events.jsonl`.
+    Event(EventBody),
     /// A barrier closed, and perhaps the line of when it was opened; answered when that is written, or can't be.
     Flushed {
-        opened: Option<(i64, EventBody)>,
+        opened: Option<EventBody>,
         flush: LastFlush,
         done: oneshot::Sender<()>,
     },

@@ -41,6 +41,7 @@ mod tests {
     #[test]
     fn what_comes_from_another_thread_ends_the_wait() {
         let (tell, told) = oneshot::channel();
+        let start = Instant::now();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(Duration::from_millis(20));
@@ -48,6 +49,10 @@ mod tests {
             });
             assert_eq!(wait(told, Duration::from_secs(60)), Some(Ok(7)));
         });
+        assert!(
+            start.elapsed() < Duration::from_secs(50),
+            "the limit ended it"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use expman_model::Event;
-use expman_model::time::rfc3339_us;
+use expman_model::time::{now_us, rfc3339_us};
 use rustix::fs::OFlags;
 
 use crate::durable;
@@ -46,14 +46,14 @@ impl EventLog {
         })
     }
 
-    /// Appends one event of a time; a line that a crash left torn is closed first, one that could not be written whole is cut.
+    /// Appends one event; a line that a crash left torn is closed first, one that could not be written whole is cut.
     ///
     /// # Errors
     /// When the lock is held for longer than a tenth of a second, or the write fails; both name the path.
-    pub fn append(&mut self, at_us: i64, body: &expman_model::EventBody) -> Result<()> {
+    pub fn append(&mut self, body: &expman_model::EventBody) -> Result<()> {
         let event = Event {
             id: format!("{}-{}", self.prefix, self.next),
-            timestamp: rfc3339_us(at_us),
+            timestamp: rfc3339_us(now_us()),
             body: body.clone(),
         };
         let mut line = serde_json::to_vec(&event).map_err(|e| StorageError::Damaged {
@@ -160,14 +160,14 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("events.jsonl");
         let mut log = EventLog::open(&path, "1").unwrap();
-        log.append(1, &EventBody::Problem { what: "a".into() })
+        log.append(&EventBody::Problem { what: "a".into() })
             .unwrap();
         std::io::Write::write_all(
             &mut File::options().append(true).open(&path).unwrap(),
             b"{broken",
         )
         .unwrap();
-        log.append(2, &EventBody::Problem { what: "b".into() })
+        log.append(&EventBody::Problem { what: "b".into() })
             .unwrap();
         std::io::Write::write_all(
             &mut File::options().append(true).open(&path).unwrap(),
@@ -189,12 +189,9 @@ mod tests {
                 s.spawn(move || {
                     let mut log = EventLog::open(path, p.to_string()).unwrap();
                     for _ in 0..100 {
-                        log.append(
-                            3,
-                            &EventBody::Problem {
-                                what: "x".repeat(500),
-                            },
-                        )
+                        log.append(&EventBody::Problem {
+                            what: "x".repeat(500),
+                        })
                         .unwrap();
                     }
                 });

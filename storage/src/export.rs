@@ -16,6 +16,8 @@ mod text;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
 use std::thread;
 
@@ -127,8 +129,13 @@ impl Table {
         match &self.source {
             Source::Rows(rows) => to_writer(out, path, rows, self.shape, format),
             Source::Parts(parts) => {
-                let make = |at| parts.part(at, path);
-                encode(out, path, &parts.layout().schema, parts.len(), make, format)
+                let read = AtomicU64::new(0);
+                let make = |at, give: &mut Give<'_>| {
+                    read.fetch_add(parts.part(at, path, give), Relaxed);
+                };
+                let rows = encode(out, path, &parts.layout().schema, parts.len(), make, format)?;
+                parts.check(read.into_inner())?;
+                Ok(rows)
             }
         }
     }
@@ -187,20 +194,24 @@ pub fn to_writer(
     match shape {
         Shape::Wide => {
             let wide = Wide::new(rows);
-            let make = |at| wide.piece(at).at("encode", path).map(|piece| vec![piece]);
+            let make = |at, give: &mut Give<'_>| {
+                give(wide.piece(at).at("encode", path));
+            };
             encode(out, path, wide.schema(), wide.pieces(), make, format)
         }
         Shape::Long => {
             let order = rows.sorted();
             let chunks: Vec<_> = order.places.chunks(LONG_CHUNK_ROWS).collect();
-            let make = |at: usize| {
-                let batch = rows.batch(chunks[at]).at("encode", path);
-                batch.map(|batch| vec![batch])
+            let make = |at: usize, give: &mut Give<'_>| {
+                give(rows.batch(chunks[at]).at("encode", path));
             };
             encode(out, path, &rows::schema(), chunks.len(), make, format)
         }
     }
 }
+
+/// Takes rows of a table, and says whether more are wanted.
+type Give<'a> = dyn FnMut(Result<RecordBatch>) -> bool + 'a;
 
 /// Writes a table that comes in pieces, which are made while others are written.
 fn encode(
@@ -208,19 +219,14 @@ fn encode(
     path: &Path,
     schema: &SchemaRef,
     pieces: usize,
-    make: impl Fn(usize) -> Result<Vec<RecordBatch>> + Sync,
+    make: impl Fn(usize, &mut Give<'_>) + Sync,
     format: Format,
 ) -> Result<usize> {
     if format == Format::Parquet {
         return thread::scope(|scope| {
             let (give, batches) = mpsc::sync_channel(1);
             let make = &make;
-            scope.spawn(move || {
-                ahead(pieces, make, |made| match made {
-                    Ok(batches) => batches.into_iter().try_for_each(|b| give.send(Ok(b))),
-                    Err(e) => give.send(Err(e)),
-                })
-            });
+            scope.spawn(move || ahead(pieces, |at, give| make(at, give), |batch| give.send(batch)));
             columnar::write(out, path, schema, batches.into_iter())
         });
     }
@@ -228,16 +234,14 @@ fn encode(
     let table = TextTable::new(&names, format);
     let mut rows = 0;
     out.write_all(&table.head).at("write", path)?;
-    let piece = |at: usize| {
-        let batches = make(at)?;
-        let mut text = Vec::with_capacity(table.bytes(&batches));
-        for batch in &batches {
-            table.put(&mut text, path, batch)?;
-        }
-        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        Ok::<_, StorageError>((text, rows))
+    let printed = |batch: Result<RecordBatch>| {
+        let batch = batch?;
+        Ok::<_, StorageError>((table.text(path, &batch)?, batch.num_rows()))
     };
-    ahead(pieces, piece, |piece| {
+    let print = |at: usize, give: &mut dyn FnMut(_) -> bool| {
+        make(at, &mut |batch| give(printed(batch)));
+    };
+    ahead(pieces, print, |piece| {
         let (text, count) = piece?;
         let text = if rows == 0 { table.first(&text) } else { &text };
         rows += count;

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
 use expman_model::meta::LastFlush;
-use expman_model::time::{now_us, rfc3339_us, wall_clock};
+use expman_model::time::{rfc3339_us, wall_clock};
 use expman_model::{EventBody, Health, RankMeta, RankState, RunMeta, RunStatus, WriterId};
 
 pub(crate) use self::append::apply_others;
@@ -93,8 +93,7 @@ pub struct RunWriter {
     pub(crate) fence: Fence,
     pub(crate) state: RunState,
     pub(crate) events: EventLog,
-    /// With the times, in microseconds since 1970 UTC, at which they happened.
-    pub(crate) pending_events: Vec<(i64, EventBody)>,
+    pub(crate) pending_events: Vec<EventBody>,
     pub(crate) goodbyes: Goodbyes,
     pub(crate) chores: Chores,
     /// Rows behind the segments, `[lo, lo + rows.len())`.
@@ -221,13 +220,8 @@ impl RunWriter {
 
     /// Adds a line to `events.jsonl` with the next write.
     pub fn event(&mut self, body: EventBody) {
-        self.event_of(now_us(), body);
-    }
-
-    /// [`RunWriter::event`] of something that happened a while ago.
-    pub fn event_of(&mut self, at_us: i64, body: EventBody) {
         if self.pending_events.len() < EVENTS_MAX {
-            self.pending_events.push((at_us, body));
+            self.pending_events.push(body);
         } else {
             tracing::error!("no room for the event {body:?}");
         }

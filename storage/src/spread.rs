@@ -33,39 +33,42 @@ pub fn spread<T: Sync, R: Send>(things: &[T], work: impl Fn(&T) -> R + Sync) -> 
     })
 }
 
-/// Hands over what `make` makes of each number below `count`, in their order, while all processors make what follows;
-/// a panic of one is the caller's.
+/// What a thread may have ready before it is taken.
+const READY_MAX: usize = 4;
+
+/// Hands over all that `make` gives for each number below `count`, in their order, while all processors make what
+/// follows; a panic of one is the caller's. `make` is told when no more is wanted.
 ///
 /// # Errors
 /// With the first error of `take`, which is then given nothing more.
 pub fn ahead<T: Send, E>(
     count: usize,
-    make: impl Fn(usize) -> T + Sync,
+    make: impl Fn(usize, &mut dyn FnMut(T) -> bool) + Sync,
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<(), E> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let threads = processors.min(THREADS_MAX).min(count);
-    if threads < 2 {
-        return (0..count).try_for_each(|i| take(make(i)));
-    }
     let make = &make;
     thread::scope(|scope| {
         let shares: Vec<_> = (0..threads)
             .map(|first| {
-                let (give, made) = mpsc::sync_channel(1);
+                let (give, made) = mpsc::sync_channel(READY_MAX);
                 scope.spawn(move || {
-                    let mut own = (first..count).step_by(threads);
-                    own.try_for_each(|i| give.send(make(i)))
+                    for i in (first..count).step_by(threads) {
+                        make(i, &mut |thing| give.send(Some(thing)).is_ok());
+                        if give.send(None).is_err() {
+                            return;
+                        }
+                    }
                 });
                 made
             })
             .collect();
         for i in 0..count {
-            // Who sends nothing has panicked, which the end of the scope tells.
-            let Ok(made) = shares[i % threads].recv() else {
-                break;
-            };
-            take(made)?;
+            // Whose channel ends early has panicked, which the end of the scope tells.
+            while let Ok(Some(made)) = shares[i % threads].recv() {
+                take(made)?;
+            }
         }
         Ok(())
     })
@@ -92,19 +95,23 @@ mod tests {
             let mut taken = Vec::new();
             ahead(
                 n,
-                |i| i * 2,
+                |i, give| {
+                    assert!(give(i * 2) && give(i * 2 + 1));
+                },
                 |x| {
                     taken.push(x);
                     Ok::<_, ()>(())
                 },
             )
             .unwrap();
-            assert_eq!(taken, (0..n).map(|x| x * 2).collect::<Vec<_>>());
+            assert_eq!(taken, (0..2 * n).collect::<Vec<_>>());
         }
         let mut taken = 0;
         let done = ahead(
             100,
-            |i| i,
+            |i, give| {
+                give(i);
+            },
             |i| {
                 taken += 1;
                 if i == 41 { Err(i) } else { Ok(()) }

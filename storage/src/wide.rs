@@ -48,7 +48,7 @@ pub struct Wide<'a> {
     /// Where each call begins in `order`, and its end.
     starts: Vec<usize>,
     /// Key number to metric column.
-    column_of: Vec<usize>,
+    column_of: Vec<Option<usize>>,
     layout: Arc<Layout>,
 }
 
@@ -138,8 +138,9 @@ impl<'a> Wide<'a> {
         let mut places: Vec<Option<u32>> = vec![None; count * types.len()];
         for (at, call) in calls.enumerate() {
             for &i in &self.order[self.starts[call]..self.starts[call + 1]] {
-                let column = self.column_of[rows.key[i as usize] as usize];
-                places[column * count + at] = Some(i);
+                if let Some(column) = self.column_of[rows.key[i as usize] as usize] {
+                    places[column * count + at] = Some(i);
+                }
             }
         }
         for (column, data_type) in types.iter().enumerate() {

@@ -7,8 +7,10 @@ use std::path::Path;
 
 use arrow::array::RecordBatch;
 use expman_model::record::ValueRef;
-use expman_storage::export::{Format, Shape, to_file, to_writer};
-use expman_storage::{Row, Rows};
+use expman_storage::catalog::open_run;
+use expman_storage::export::{Format, Shape, Table, to_file, to_writer};
+use expman_storage::segment::{splice, write_sorted};
+use expman_storage::{Filter, Row, Rows, RunDir, RunEntry};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 fn rows() -> Rows {
@@ -192,4 +194,67 @@ fn a_failed_export_leaves_the_old_file() {
         .to_string();
     assert!(error.contains("missing/t.csv"), "{error}");
     assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 0);
+}
+
+/// A closed run of 360,000 rows, and its rows in memory; the last third has a name that nothing else has.
+fn long_run(base: &Path) -> (RunEntry, Rows) {
+    let dir = RunDir::under(base, "e", "r").unwrap();
+    fs::create_dir_all(dir.hidden()).unwrap();
+    let mut all = Rows::default();
+    let mut files = Vec::new();
+    for third in 0..3 {
+        let mut rows = Rows::default();
+        for at in 0..60_000 {
+            let step = third * 60_000 + at;
+            for key in ["loss", if third == 2 { "late" } else { "rate" }] {
+                rows.push_row(&Row {
+                    key,
+                    rank: 0,
+                    step: Some(step),
+                    timestamp_us: step,
+                    attempt: 0,
+                    seq: step.unsigned_abs() + 1,
+                    value: ValueRef::Float(1.0 / f64::from(u32::try_from(step + 1).unwrap())),
+                });
+            }
+        }
+        all.extend(&rows);
+        let file = base.join(format!("{third}.parquet"));
+        write_sorted(&file, &rows, all.len() as u64).unwrap();
+        files.push(file);
+    }
+    let files: Vec<&Path> = files.iter().map(|file| &**file).collect();
+    splice(&dir.metrics(), &files, all.len() as u64).unwrap();
+    (open_run(dir.root()).unwrap(), all)
+}
+
+#[test]
+fn a_long_run_is_written_in_parts_as_if_it_was_in_memory() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (run, rows) = long_run(tmp.path());
+    let table = Table::open(&run, &Filter::default(), Shape::Wide).unwrap();
+    assert!(format!("{table:?}").contains("Parts"));
+    for format in [Format::Csv, Format::Json, Format::Jsonl] {
+        let mut written = Vec::new();
+        let count = table.to_writer(&mut written, Path::new("out"), format);
+        assert_eq!(count.unwrap(), 180_000);
+        assert!(written == text(&rows, Shape::Wide, format).into_bytes());
+    }
+    let path = tmp.path().join("t.parquet");
+    assert_eq!(table.to_file(&path, Format::Parquet).unwrap(), 180_000);
+
+    let late = Filter {
+        keys: Some(["late".to_owned()].into()),
+        ..Filter::default()
+    };
+    let table = Table::open(&run, &late, Shape::Wide).unwrap();
+    assert!(format!("{table:?}").contains("Parts"));
+    assert!(table.has("late") && !table.has("loss"));
+    let mut written = Vec::new();
+    table
+        .to_writer(&mut written, Path::new("out"), Format::Json)
+        .unwrap();
+    let read: Vec<serde_json::Value> = serde_json::from_slice(&written).unwrap();
+    assert_eq!(read.len(), 60_000);
+    assert_eq!(read[0]["step"], 120_000);
 }

@@ -1,7 +1,7 @@
 //! What the run's files are told of a version: that it was opened, and how it ended.
 //!
 //! A version that ends soon is told of once, when it ends, so that nobody waits for a line between its marker and
-//! its sync.
+//! its sync. So a line that a version was opened may stand behind one of what happened up to [`OPEN_FOR`] later.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,8 +19,8 @@ pub(super) const OPEN_FOR: Duration = Duration::from_millis(20);
 /// See the module.
 pub(super) struct Telling {
     commit: mpsc::Sender<Command>,
-    /// Versions of which nothing was told, when each was opened, and who owed it.
-    untold: BTreeMap<Version, (i64, Vec<u32>)>,
+    /// Versions of which nothing was told, and who owed each.
+    untold: BTreeMap<Version, Vec<u32>>,
 }
 
 impl Telling {
@@ -33,13 +33,13 @@ impl Telling {
 
     /// A version is open, and owed by these ranks.
     pub(super) fn opened(&mut self, version: Version, ranks: Vec<u32>) {
-        self.untold.insert(version, (now_us(), ranks));
+        self.untold.insert(version, ranks);
     }
 
     /// It has been open for a while.
     pub(super) async fn is_long(&mut self, version: Version) {
-        if let Some((at_us, body)) = self.take(version) {
-            self.tell(Command::Event { at_us, body }).await;
+        if let Some(body) = self.take(version) {
+            self.tell(Command::Event(body)).await;
         }
     }
 
@@ -74,9 +74,9 @@ impl Telling {
         told
     }
 
-    fn take(&mut self, version: Version) -> Option<(i64, EventBody)> {
-        let (at_us, ranks) = self.untold.remove(&version)?;
-        Some((at_us, EventBody::FlushOpened { version, ranks }))
+    fn take(&mut self, version: Version) -> Option<EventBody> {
+        let ranks = self.untold.remove(&version)?;
+        Some(EventBody::FlushOpened { version, ranks })
     }
 
     /// Hands the commit thread a command.

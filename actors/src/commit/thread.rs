@@ -208,14 +208,14 @@ impl<R: Fn(Report)> Thread<R> {
             } => w.silent(writer, silent, others_step),
             Command::Back { writer, silent } => w.back(writer, silent),
             Command::Seen { writer, at_us } => w.seen(writer, at_us),
-            Command::Event { at_us, body } => w.event_of(at_us, body),
+            Command::Event(body) => w.event(body),
             Command::Flushed {
                 opened,
                 flush,
                 done,
             } => {
-                if let Some((at_us, body)) = opened {
-                    w.event_of(at_us, body);
+                if let Some(body) = opened {
+                    w.event(body);
                 }
                 w.flushed(flush);
                 self.flushed.push(done);

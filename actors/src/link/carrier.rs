@@ -164,9 +164,11 @@ impl FrameSender {
         }
     }
 
-    /// Has what was left written now.
+    /// Has what was left written now, if it was not yet.
     pub fn nudge(&self) {
-        self.control.wake();
+        if !self.control.is_empty() {
+            self.control.wake();
+        }
     }
 
     /// [`FrameSender::control`] for frames whose loss the session makes good: a link that is gone is no error.

@@ -203,4 +203,29 @@ mod tests {
         control.drain(|frame| seen.push(frame.clone()));
         assert_eq!(seen, [ack(7, 9)]);
     }
+
+    #[tokio::test]
+    async fn what_is_left_goes_with_the_next_frame_or_when_the_peer_is_nudged() {
+        let (ours, theirs) = duplex(1 << 16);
+        let (to, mut from) = (
+            FrameSender::start(Box::new(ours)),
+            FrameReader::new(Box::new(theirs)),
+        );
+        let ack = |seq| Ack {
+            durable_seq: seq,
+            written_seq: seq,
+        };
+        // Once this is read the writer waits.
+        to.control(barrier(1)).unwrap();
+        assert_eq!(from.next().await.unwrap(), Some(barrier(1)));
+        to.leave(Frame::Ack(ack(7)));
+        let early = tokio::time::timeout(std::time::Duration::from_millis(50), from.next()).await;
+        assert!(early.is_err(), "{early:?}");
+        to.control(barrier(2)).unwrap();
+        assert_eq!(from.next().await.unwrap(), Some(Frame::Ack(ack(7))));
+        assert_eq!(from.next().await.unwrap(), Some(barrier(2)));
+        to.leave(Frame::Ack(ack(8)));
+        to.nudge();
+        assert_eq!(from.next().await.unwrap(), Some(Frame::Ack(ack(8))));
+    }
 }

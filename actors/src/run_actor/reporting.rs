@@ -68,7 +68,7 @@ impl RunActorState {
                 to.tell(ack);
             }
         }
-        if is_flush {
+        if !left.is_empty() {
             tokio::spawn(async move {
                 tokio::time::sleep(ANSWERS_FIRST).await;
                 left.iter().for_each(FrameSender::nudge);

@@ -115,8 +115,7 @@ impl<'a, W: Write> Sink<'a, W> {
         self.written += rows.len();
         match &mut self.out {
             Out::Csv(out, table) => {
-                let mut text = Vec::new();
-                table.put(&mut text, self.path, &batch)?;
+                let text = table.text(self.path, &batch)?;
                 out.write_all(&text).at("write", self.path)
             }
             Out::Arrow(out) => out.write(&batch).at("write", self.path),

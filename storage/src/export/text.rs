@@ -72,12 +72,6 @@ impl TextTable {
         }
     }
 
-    /// As many bytes as these rows take, or so.
-    pub(super) fn bytes(&self, batches: &[RecordBatch]) -> usize {
-        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        rows * self.before.len() * CELL_BYTES
-    }
-
     /// What the first rows of a table are, when these are they: nothing stands between them and the head.
     pub(super) fn first<'a>(&self, rows: &'a [u8]) -> &'a [u8] {
         match (self.format, rows) {
@@ -86,10 +80,11 @@ impl TextTable {
         }
     }
 
-    /// Adds rows.
-    pub(super) fn put(&self, out: &mut Vec<u8>, path: &Path, batch: &RecordBatch) -> Result<()> {
+    /// Some rows, as they stand behind others.
+    pub(super) fn text(&self, path: &Path, batch: &RecordBatch) -> Result<Vec<u8>> {
         let columns = batch.columns().iter().map(Cells::of);
         let columns: Vec<_> = columns.collect::<Result<_, _>>().at("encode", path)?;
+        let mut out = Vec::with_capacity(batch.num_rows() * columns.len() * CELL_BYTES);
         for row in 0..batch.num_rows() {
             if self.format == Format::Json {
                 out.extend_from_slice(b",\n");
@@ -97,9 +92,9 @@ impl TextTable {
             for (before, cells) in self.before.iter().zip(&columns) {
                 out.extend_from_slice(before);
                 if self.format == Format::Csv {
-                    cells.csv(out, row);
+                    cells.csv(&mut out, row);
                 } else {
-                    cells.json(out, row);
+                    cells.json(&mut out, row);
                 }
             }
             match self.format {
@@ -108,7 +103,7 @@ impl TextTable {
                 Format::Jsonl | Format::Parquet => out.extend_from_slice(b"}\n"),
             }
         }
-        Ok(())
+        Ok(out)
     }
 }
 

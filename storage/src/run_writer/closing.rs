@@ -27,7 +27,7 @@ impl RunWriter {
             }
             std::thread::sleep(LAST_PAUSE);
         }
-        for (_, event) in self.pending_events.drain(..) {
+        for event in self.pending_events.drain(..) {
             tracing::error!("not in events.jsonl: {event:?}");
         }
         Ok(())

@@ -95,9 +95,9 @@ impl RunWriter {
         let mut told = 0;
         let mut done = self.fence.check();
         while done.is_ok()
-            && let Some((at_us, event)) = self.pending_events.get(told)
+            && let Some(event) = self.pending_events.get(told)
         {
-            done = self.events.append(*at_us, event);
+            done = self.events.append(event);
             told += usize::from(done.is_ok());
         }
         self.pending_events.drain(..told);

@@ -16,7 +16,7 @@ use super::{BATCH_ROWS, Sealed};
 use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
 use crate::reader::Filter;
-use crate::rows::{KINDS, schema};
+use crate::rows::{KINDS, TEXT, schema};
 
 /// One row group, as its statistics tell; `None` is what they don't.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub(crate) struct Group {
     /// Least and greatest step; none where some row has no step.
     pub(crate) steps: Option<(i64, i64)>,
     pub(crate) attempts: Option<(i32, i32)>,
+    /// Least and greatest whole number; zeros where there is none.
     pub(crate) ints: Option<(i64, i64)>,
     kinds: Option<(i32, i32)>,
 }
@@ -45,12 +46,14 @@ impl Group {
             Some(Statistics::Int64(s)) => s.min_opt().copied().zip(s.max_opt().copied()),
             _ => None,
         };
-        let have_steps = statistics("step").and_then(Statistics::null_count_opt) == Some(0);
+        let nulls = |name| statistics(name).and_then(Statistics::null_count_opt);
+        let no_ints = nulls("int_value") == u64::try_from(group.num_rows()).ok();
+        let have_steps = nulls("step") == Some(0);
         Self {
             rows: u64::try_from(group.num_rows()).unwrap_or(0),
             steps: long("step").filter(|_| have_steps),
             attempts: short("attempt"),
-            ints: long("int_value"),
+            ints: long("int_value").or(no_ints.then_some((0, 0))),
             kinds: short("kind"),
         }
     }
@@ -68,17 +71,19 @@ impl Sealed {
     /// # Errors
     /// When the index of the pages can't be read.
     pub(crate) fn touched(&self, filter: &Filter) -> Result<u64> {
-        let meta = self.indexed()?.metadata();
-        let (groups, selection) = wanted(meta, filter);
-        Ok(selection.map_or_else(
-            || {
-                groups
-                    .iter()
-                    .map(|&g| Group::of(meta.row_group(g)).rows)
-                    .sum()
-            },
-            |selection| selection.row_count() as u64,
-        ))
+        guarded(self.path(), || {
+            let meta = self.indexed()?.metadata();
+            let (groups, selection) = wanted(meta, filter);
+            Ok(selection.map_or_else(
+                || {
+                    groups
+                        .iter()
+                        .map(|&g| Group::of(meta.row_group(g)).rows)
+                        .sum()
+                },
+                |selection| selection.row_count() as u64,
+            ))
+        })
     }
 
     /// Hands over each name in a row group with the kinds of its values, some more than once.
@@ -129,7 +134,8 @@ impl Sealed {
                 let mut see = |name: i32, kind: u8| {
                     let name = usize::try_from(name).ok();
                     if let Some(seen) = name.and_then(|name| seen.get_mut(name)) {
-                        *seen |= 1 << (kind % 8);
+                        // As readers of rows take it.
+                        *seen |= 1 << kind.min(TEXT);
                     }
                 };
                 let numbers = names.keys().values();

@@ -133,9 +133,9 @@ impl Layout {
         self.columns.contains_key(metric)
     }
 
-    /// Which column of those of metrics is a metric's; the first for one that has none, and so no value.
-    pub(super) fn column(&self, metric: &str) -> usize {
-        self.columns.get(metric).copied().unwrap_or(0)
+    /// Which column of those of metrics is a metric's; none where no row has one.
+    pub(super) fn column(&self, metric: &str) -> Option<usize> {
+        self.columns.get(metric).copied()
     }
 }
 

@@ -9,11 +9,11 @@ use arrow::array::RecordBatch;
 
 use super::Wide;
 use super::layout::{Kinds, Layout, is_exact};
-use crate::error::{At, Result};
+use crate::error::{At, Result, StorageError};
 use crate::guard::guarded;
-use crate::reader::{Files, Filter};
+use crate::reader::{Files, Filter, add_batch};
 use crate::rows::Rows;
-use crate::scan::{Group, Sealed, each_row};
+use crate::scan::{Group, Sealed};
 
 /// Rows of a part, at least.
 const PART_ROWS: u64 = 1 << 17;
@@ -26,6 +26,8 @@ pub(crate) struct Parts {
     files: Vec<Sealed>,
     /// Of each part, whose steps follow those of the part before.
     filters: Vec<Filter>,
+    /// Rows of all files.
+    rows: u64,
     layout: Arc<Layout>,
 }
 
@@ -50,7 +52,7 @@ impl Parts {
         };
         let are_exact = all().all(|g| {
             g.ints
-                .is_none_or(|(least, most)| is_exact(least) && is_exact(most))
+                .is_some_and(|(least, most)| is_exact(least) && is_exact(most))
         });
         let Some(attempts) = all().map(|g| g.attempts).collect::<Option<Vec<_>>>() else {
             return Ok(None);
@@ -65,7 +67,8 @@ impl Parts {
         // Whether the wanted rows have later attempts, when not all are wanted, only they tell.
         let has_attempts = attempts.iter().any(|span| *span != (0, 0));
         let is_sure = are_exact && (!has_attempts || filter.keys.is_none());
-        if cuts.is_empty() || !is_sure || !is_worth_it(&files, &filters, all())? {
+        let rows = all().map(|group| group.rows).sum();
+        if cuts.is_empty() || !is_sure || !is_worth_it(&files, &filters, rows)? {
             return Ok(None);
         }
         let mut metrics: BTreeMap<String, Kinds> = BTreeMap::new();
@@ -88,6 +91,7 @@ impl Parts {
         Ok(Some(Self {
             files,
             filters,
+            rows,
             layout,
         }))
     }
@@ -102,28 +106,54 @@ impl Parts {
         self.filters.len()
     }
 
-    /// One of them, for `out`, in pieces; it may have no rows.
-    ///
-    /// # Errors
-    /// When a file can't be read, or is damaged.
-    pub(crate) fn part(&self, at: usize, out: &Path) -> Result<Vec<RecordBatch>> {
+    /// Hands over one of them, for `out`, piece by piece, until `give` says that no more is wanted. Returns how many
+    /// rows of the files it has.
+    pub(crate) fn part(
+        &self,
+        at: usize,
+        out: &Path,
+        give: &mut dyn FnMut(Result<RecordBatch>) -> bool,
+    ) -> u64 {
+        let rows = match self.rows_of(at) {
+            Ok(rows) => rows,
+            Err(e) => {
+                give(Err(e));
+                return 0;
+            }
+        };
+        let wide = Wide::with(&rows, Arc::clone(&self.layout));
+        let mut pieces = 0..wide.pieces();
+        pieces.all(|piece| give(wide.piece(piece).at("encode", out)));
+        rows.len() as u64
+    }
+
+    fn rows_of(&self, at: usize) -> Result<Rows> {
         let filter = &self.filters[at];
         let mut rows = Rows::default();
         for file in &self.files {
             let path = file.path();
             guarded(path, || {
-                file.batches(filter)?.try_for_each(|batch| {
-                    each_row(path, &batch.at("read", path)?, |row| {
-                        if filter.admits(row) {
-                            rows.push_row(row);
-                        }
-                    })
-                })
+                let mut batches = file.batches(filter)?;
+                batches.try_for_each(|b| add_batch(path, &b.at("read", path)?, filter, &mut rows))
             })?;
         }
-        let wide = Wide::with(&rows, Arc::clone(&self.layout));
-        let pieces = (0..wide.pieces()).map(|piece| wide.piece(piece));
-        pieces.collect::<Result<_, _>>().at("encode", out)
+        Ok(rows)
+    }
+
+    /// Whether all parts together had all rows: what statistics say wrongly is not to go without a word.
+    ///
+    /// # Errors
+    /// When some did not.
+    pub(crate) fn check(&self, read: u64) -> Result<()> {
+        let are_some_wanted = self.filters.iter().any(|filter| filter.keys.is_some());
+        match self.files.last() {
+            Some(last) if !are_some_wanted && read != self.rows => Err(StorageError::Damaged {
+                path: last.path().to_owned(),
+                offset: 0,
+                what: format!("{read} of {} rows are where its statistics say", self.rows),
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -144,12 +174,7 @@ fn cuts<'a>(groups: impl Iterator<Item = &'a Group>, part_rows: u64) -> Option<V
     Some(cuts)
 }
 
-fn is_worth_it<'a>(
-    files: &[Sealed],
-    filters: &[Filter],
-    groups: impl Iterator<Item = &'a Group>,
-) -> Result<bool> {
-    let rows: u64 = groups.map(|group| group.rows).sum();
+fn is_worth_it(files: &[Sealed], filters: &[Filter], rows: u64) -> Result<bool> {
     let mut touched = 0;
     for filter in filters {
         for file in files {
@@ -230,8 +255,13 @@ mod tests {
         let wide = Wide::new(&rows);
         let layout = parts.layout();
         assert_eq!(&layout.schema, wide.schema());
-        let made = (0..parts.len()).map(|at| parts.part(at, Path::new(OUT)).unwrap());
-        let made: Vec<RecordBatch> = made.flatten().collect();
+        let mut made = Vec::new();
+        let mut take = |piece: Result<RecordBatch>| {
+            made.push(piece.unwrap());
+            true
+        };
+        let read = (0..parts.len()).map(|at| parts.part(at, Path::new(OUT), &mut take));
+        parts.check(read.sum()).unwrap();
         let made = concat_batches(&layout.schema, &made).unwrap();
         assert_eq!(made, wide.batch(0..wide.len()).unwrap());
         true
@@ -240,7 +270,7 @@ mod tests {
     /// Calls whose steps rise, now and then not.
     fn some_calls() -> impl Strategy<Value = Vec<Call>> {
         let points = prop::collection::vec((0..6u8, -9..9i64), 1..5);
-        let call = (0..3i64, 0..4u32, points);
+        let call = (0..3i64, 0..3u32, points);
         prop::collection::vec(call, 0..80).prop_map(|calls| {
             let numbered = calls.into_iter().zip(0..);
             let call = |((late, rank, points), at): ((i64, u32, _), i64)| {
@@ -260,6 +290,19 @@ mod tests {
             is_same_in_parts(&dir, &Filter::default());
             is_same_in_parts(&dir, &only("n1"));
         }
+    }
+
+    #[test]
+    fn rows_that_statistics_hide_are_missed() {
+        let rising: Vec<Call> = (0..200).map(|at| (Some(at), 0, vec![(0, at)])).collect();
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = lay(tmp.path(), &rising, 33);
+        let files = Files::settled(&dir).unwrap();
+        let mut parts = Parts::cut(files, &Filter::default(), 20).unwrap().unwrap();
+        parts.filters[1].since_step = Some(40);
+        let read = (0..parts.len()).map(|at| parts.part(at, Path::new(OUT), &mut |_| true));
+        let missed = parts.check(read.sum()).unwrap_err().to_string();
+        assert!(missed.contains("193 of 200 rows"), "{missed}");
     }
 
     #[test]
@@ -285,6 +328,12 @@ mod tests {
             is_same_in_parts(&dir, &Filter::default())
         };
         assert!(changed(&|_| {}));
+        assert!(changed(&|calls| calls[77].1 = 3), "another attempt");
+        let floats_only = |calls: &mut Vec<Call>| {
+            let points = calls.iter_mut().flat_map(|call| &mut call.2);
+            points.for_each(|point| *point = (2, 1));
+        };
+        assert!(changed(&floats_only));
         assert!(!changed(&|calls| calls[77].0 = None));
         assert!(!changed(&|calls| calls[77].2[0].1 = i64::MAX));
         assert!(!changed(&|calls| calls.truncate(5)));
